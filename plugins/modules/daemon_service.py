@@ -1,0 +1,184 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ansible module: a service runs what is on disk, or what it ran before."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: daemon_service
+short_description: A service runs what is on disk, or what it ran before
+version_added: "0.1.0"
+description:
+  - Enables, starts, restarts or reloads a systemd unit and waits until it answers.
+  - When it does not come up with the files that M(selfhosted.mail.daemon_config) put in place, they are taken back, the
+    unit is started with the previous set, and the module fails with the unit's own last words.
+author: ["selfhosted.mail developers (@selfhosted-mail)"]
+options:
+  service:
+    description: systemd unit, as given to M(selfhosted.mail.daemon_config).
+    type: str
+    required: true
+  needs:
+    description: What is to be done, as M(selfhosted.mail.daemon_config) returned it.
+    type: str
+    choices: [none, start, reload, restart]
+    default: restart
+  also:
+    description: Further units that are enabled and started with it, such as timers.
+    type: list
+    elements: str
+    default: []
+  reload_commands:
+    description: Commands that make up a reload. Without any it is C(systemctl reload).
+    type: list
+    elements: list
+    default: []
+  ready_ports:
+    description: TCP ports on loopback that must accept a connection.
+    type: list
+    elements: int
+    default: []
+  ready_commands:
+    description: Commands that must end with exit code 0.
+    type: list
+    elements: list
+    default: []
+  timeout:
+    description: Seconds to wait for the service to be ready.
+    type: int
+    default: 60
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: The signing proxy runs what is on disk
+  selfhosted.mail.daemon_service:
+    service: dkimproxy.service
+    needs: "{{ __dkimproxy_config.needs }}"
+    ready_ports: [10027]
+"""
+
+RETURN = r"""
+restored:
+  description: Files that were taken back because the service did not start with them.
+  type: list
+  elements: str
+  returned: failure
+"""
+
+import socket  # noqa: E402
+import time  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import (  # noqa: E402
+    CommandFailed,
+    Previous,
+    reload_systemd_for,
+    run,
+)
+from ansible_collections.selfhosted.mail.plugins.module_utils.unit import Unit  # noqa: E402
+
+
+class NotReady(Exception):
+    """The service is not up; ``str()`` says what is missing."""
+
+
+def answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+def missing(wanted: dict[str, Any]) -> str | None:
+    """What the service still lacks to be ready, or None."""
+    if not Unit(wanted["service"]).active:
+        return "the unit is not active"
+    for port in wanted["ready_ports"]:
+        if not answers(port):
+            return f"port {port} does not answer"
+    for argv in wanted["ready_commands"]:
+        try:
+            run(argv)
+        except CommandFailed as error:
+            return f"{' '.join(argv)}: {error}"
+    return None
+
+
+def wait_until_ready(wanted: dict[str, Any]) -> None:
+    """:raises NotReady: when the time is over."""
+    end = time.monotonic() + wanted["timeout"]
+    while (lack := missing(wanted)) is not None:
+        if time.monotonic() > end or Unit(wanted["service"]).properties.get("ActiveState") == "failed":
+            raise NotReady(lack)
+        time.sleep(0.2)
+
+
+def bring_up(wanted: dict[str, Any]) -> None:
+    """:raises CommandFailed, NotReady: when the service does not come up."""
+    service = wanted["service"]
+    run(["systemctl", "enable", "--quiet", service, *wanted["also"]])
+    if wanted["needs"] == "reload":
+        for argv in wanted["reload_commands"] or [["systemctl", "reload", service]]:
+            run(argv)
+        Unit(service).stamp_reload()
+    else:
+        try:
+            run(["systemctl", "reset-failed", service])
+        except CommandFailed:
+            pass  # a unit that is not loaded yet has no failure to forget
+        run(["systemctl", "start" if wanted["needs"] == "start" else "restart", service])
+    if wanted["also"]:
+        run(["systemctl", "start", *wanted["also"]])
+    wait_until_ready(wanted)
+
+
+def last_words(service: str) -> str:
+    try:
+        return run(["journalctl", "--unit", service, "--lines", "15", "--no-pager", "--output", "cat"]).strip()
+    except CommandFailed:
+        return ""
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "service": {"type": "str", "required": True},
+            "needs": {"type": "str", "choices": ["none", "start", "reload", "restart"], "default": "restart"},
+            "also": {"type": "list", "elements": "str", "default": []},
+            "reload_commands": {"type": "list", "elements": "list", "default": []},
+            "ready_ports": {"type": "list", "elements": "int", "default": []},
+            "ready_commands": {"type": "list", "elements": "list", "default": []},
+            "timeout": {"type": "int", "default": 60},
+        },
+        supports_check_mode=True,
+    )
+    wanted = module.params
+    service = wanted["service"]
+    if wanted["needs"] == "none" or module.check_mode:
+        module.exit_json(changed=wanted["needs"] != "none")
+    previous = Previous(service)
+    try:
+        bring_up(wanted)
+    except (CommandFailed, NotReady) as error:
+        words = f"{service} does not come up ({error}). Its last words:\n{last_words(service)}"
+        restored = previous.restore()
+        if not restored:
+            module.fail_json(msg=words, restored=restored)
+        reload_systemd_for(restored)
+        try:
+            run(["systemctl", "restart", service])
+        except CommandFailed as again:
+            module.fail_json(msg=f"{words}\nIt does not start with the previous files either: {again}", restored=restored)
+        module.fail_json(msg=f"{words}\nThe previous files are back and the service runs with them.", restored=restored)
+    previous.forget()
+    module.exit_json(changed=True)
+
+
+if __name__ == "__main__":
+    main()
