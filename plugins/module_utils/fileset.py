@@ -25,14 +25,23 @@ PREVIOUS = Path("/var/lib/selfhosted-mail/previous")
 
 FILE_OPTIONS: dict[str, Any] = {
     "path": {"type": "path", "required": True},
-    "content": {"type": "str", "no_log": True},
+    "content": {"type": "str"},
     "owner": {"type": "str", "default": "root"},
     "group": {"type": "str", "default": "root"},
     "mode": {"type": "str", "default": "0644"},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "secret": {"type": "bool", "default": False},
+    "secret": {"type": "bool", "default": False, "no_log": False},
     "on_change": {"type": "str", "choices": ["restart", "reload", "none"], "default": "restart"},
 }
+
+
+def shown(params: dict[str, Any]) -> dict[str, Any]:
+    """What ``-vvv`` may print of a module's parameters: everything but the texts of files, which a diff shows better.
+
+    ``no_log`` on the texts would do, but would blank them in the diff as well.
+    """
+    files = [{key: value for key, value in item.items() if key != "content"} for item in params["files"]]
+    return {"module_args": {**params, "files": files}}
 
 
 class CommandFailed(Exception):
@@ -230,7 +239,7 @@ def reload_systemd_for(paths: Iterable[str]) -> None:
 def taken_back_on_failure(files: list[ManagedFile], name: str) -> Iterator[None]:
     """Put ``files`` in place; when the body raises, everything is as it was before.
 
-    What an earlier, unfinished run kept stays kept: it is what the service still runs.
+    What an earlier, unfinished run kept under ``name`` stays kept: it is what the service still runs.
     """
     before = [(file, file.current(), Access(*_access_of(file.path))) for file in files]
     times = {file.path: file.path.stat().st_mtime_ns for file, content, _access in before if content is not None}

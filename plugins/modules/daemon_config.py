@@ -18,9 +18,10 @@ description:
 author: ["selfhosted.mail developers (@selfhosted-mail)"]
 options:
   service:
-    description: systemd unit that reads the files. It also names the copy of the previous set.
+    description:
+      - systemd unit that reads the files. It also names the copy of the previous set.
+      - Without it the set is read by no unit of its own, and RV(ignore:needs) is C(none).
     type: str
-    required: true
   users:
     description: System users (each with a group of its own name) that exist before the files do.
     type: list
@@ -56,10 +57,10 @@ options:
     description: The files of the set.
     type: list
     elements: dict
-    required: true
+    default: []
     suboptions:
       path: {description: The file., type: path, required: true}
-      content: {description: Its text. Never shown but in a diff., type: str}
+      content: {description: Its text. Shown in a diff alone., type: str}
       owner: {description: User., type: str, default: root}
       group: {description: Group., type: str, default: root}
       mode: {description: Mode in octal., type: str, default: "0644"}
@@ -132,6 +133,7 @@ from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import (  
     CommandFailed,
     ManagedFile,
     run,
+    shown,
     taken_back_on_failure,
     user_id,
 )
@@ -167,7 +169,7 @@ def make_once(item: dict[str, Any]) -> None:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "service": {"type": "str", "required": True},
+            "service": {"type": "str"},
             "users": {"type": "list", "elements": "dict", "default": [], "options": {
                 "name": {"type": "str", "required": True},
                 "home": {"type": "path", "default": "/nonexistent"},
@@ -178,7 +180,7 @@ def main() -> None:
             "made_once": {"type": "list", "elements": "dict", "default": [],
                           "options": {**ACCESS_OPTIONS, "mode": {"type": "str", "default": "0600"},
                                       "argv": {"type": "list", "elements": "str", "required": True}}},
-            "files": {"type": "list", "elements": "dict", "required": True, "options": FILE_OPTIONS},
+            "files": {"type": "list", "elements": "dict", "default": [], "options": FILE_OPTIONS},
             "commands": {"type": "list", "elements": "dict", "default": [], "options": {
                 "argv": {"type": "list", "elements": "str", "required": True},
                 "when_changed": {"type": "list", "elements": "path", "required": True},
@@ -220,10 +222,11 @@ def main() -> None:
             if changed:
                 put_in_place(changed, wanted)
         except (CommandFailed, OSError, LookupError) as error:
-            module.fail_json(msg=f"{wanted['service']}: {error}", changed_paths=changed_paths)
+            module.fail_json(msg=f"{wanted['service'] or 'files'}: {error}", changed_paths=changed_paths,
+                             invocation=shown(wanted))
 
     result["needs"] = needs(wanted, files, changed, bool(missing))
-    module.exit_json(**result)
+    module.exit_json(**result, invocation=shown(wanted))
 
 
 def put_in_place(changed: list[ManagedFile], wanted: dict[str, Any]) -> None:
@@ -231,7 +234,7 @@ def put_in_place(changed: list[ManagedFile], wanted: dict[str, Any]) -> None:
     paths = {str(file.path) for file in changed}
     commands = [item["argv"] for item in wanted["commands"] if paths & set(item["when_changed"])]
     try:
-        with taken_back_on_failure(changed, wanted["service"]):
+        with taken_back_on_failure(changed, wanted["service"] or "files"):
             for argv in [*commands, *wanted["checks"]]:
                 run(argv)
     except CommandFailed:
@@ -244,6 +247,8 @@ def put_in_place(changed: list[ManagedFile], wanted: dict[str, Any]) -> None:
 
 
 def needs(wanted: dict[str, Any], files: list[ManagedFile], changed: list[ManagedFile], made: bool) -> str:
+    if not wanted["service"]:
+        return "none"
     unit = Unit(wanted["service"])
     made_once = [Path(item["path"]) for item in wanted["made_once"]]
     restart = [file.path for file in files if file.on_change == "restart"] + [Path(path) for path in wanted["watch"]]

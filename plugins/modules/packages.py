@@ -97,7 +97,8 @@ def backports_source(release: str) -> str | None:
     for uri, suite, component, signed_by in targets:
         if component == "main" and suite in (release, "stable", "oldstable"):
             lines = ["Types: deb", f"URIs: {uri}", f"Suites: {release}-backports", "Components: main"]
-            return "\n".join([*lines, *([f"Signed-By: {signed_by}"] if signed_by else [])]) + "\n"
+            # An option that a source does not set stays as it is written in the format.
+            return "\n".join([*lines, *([] if signed_by.startswith("$") else [f"Signed-By: {signed_by}"])]) + "\n"
     raise CommandFailed(f"apt's sources on this host do not name {release} main, so its backports cannot be found")
 
 
@@ -150,27 +151,46 @@ def main() -> None:
         if wanted:
             diff.append({"header": "packages to install", "prepared": "".join(f"+{name}\n" for name in wanted)})
         if (wanted or files) and not module.check_mode:
-            for path, text in files.items():
-                path.write_text(text)
-                path.chmod(0o644)
-            install(wanted, refresh=bool(files) or not index_is_fresh())
+            with sources_in_place(files):
+                if files or not index_is_fresh():
+                    apt_get("update")
+            install(wanted)
     except (CommandFailed, OSError) as error:
         module.fail_json(msg=f"packages {', '.join(wanted)}: {error}")
     after = present if module.check_mode else installed_versions(names)
     module.exit_json(changed=bool(wanted or files), installed=sorted(after), diff=diff)
 
 
-def install(names: list[str], *, refresh: bool) -> None:
+@contextlib.contextmanager
+def sources_in_place(files: dict[Path, str]) -> Iterator[None]:
+    """Apt's own files, taken back when apt cannot use them: a broken source would stop every other use of apt."""
+    before = {path: path.read_text() if path.exists() else None for path in files}
+    try:
+        for path, text in files.items():
+            path.write_text(text)
+            path.chmod(0o644)
+        yield
+    except BaseException:
+        for path, old in before.items():
+            if old is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_text(old)
+        raise
+
+
+def apt_get(*arguments: str) -> None:
     """:raises CommandFailed: with apt's words."""
     os.environ["DEBIAN_FRONTEND"] = "noninteractive"
     # On a VPS of some minutes the first unattended upgrade may hold the lock.
-    apt = ["apt-get", "--quiet=2", "-o", "DPkg::Lock::Timeout=600"]
-    if refresh:
-        run([*apt, "update"])
+    run(["apt-get", "--quiet=2", "-o", "DPkg::Lock::Timeout=600", *arguments])
+
+
+def install(names: list[str]) -> None:
     if names:
         with daemons_not_started():
-            run([*apt, "--yes", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confdef",
-                 "-o", "Dpkg::Options::=--force-confold", "install", *names])
+            apt_get("--yes", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confdef",
+                    "-o", "Dpkg::Options::=--force-confold", "install", *names)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,26 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filters on the mail server's data; the work is done in module_utils, where it can be tested and used by modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible_collections.selfhosted.mail.plugins.module_utils import addresses, names, problems, zone
+
+
+class FilterModule:
+    """What Ansible asks a file of filters for."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "accepted_domains": addresses.accepted_domains,
+            "domain_names": addresses.domain_names,
+            "is_under": names.is_under,
+            "outside_aliases": addresses.outside_aliases,
+            "problems": problems.problems,
+            "release_problems": problems.release_problems,
+            "public_addresses": zone.public_addresses,
+            "zones": zone.zones,
+        }

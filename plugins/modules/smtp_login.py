@@ -1,0 +1,148 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ansible module: a relay provider takes the credentials."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: smtp_login
+short_description: A relay provider takes the credentials
+version_added: "0.1.0"
+description:
+  - Connects from the managed host, verifies the certificate, logs in and quits. Sends no mail and changes nothing.
+  - Says in one line what the provider answered. A refusal is a warning, or an error with O(required).
+author: ["selfhosted.mail developers (@selfhosted-mail)"]
+options:
+  host: {description: Name of the relay, type: str, required: true}
+  port: {description: TCP port., type: int, default: 587}
+  tls:
+    description: C(starttls) on a plain connection, or C(smtps), TLS from the first byte.
+    type: str
+    choices: [starttls, smtps]
+    default: starttls
+  username: {description: Login at the provider., type: str, required: true}
+  password: {description: Its password., type: str, required: true}
+  helo: {description: Name that the host gives of itself., type: str, required: true}
+  required: {description: Whether a refusal is an error., type: bool, default: false}
+  timeout: {description: Seconds for each step., type: int, default: 15}
+attributes:
+  check_mode: {support: full, details: Nothing is asked in check mode.}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: The relay provider takes the credentials
+  selfhosted.mail.smtp_login:
+    host: smtp.provider.example
+    username: "{{ mail_relay_username }}"
+    password: "{{ mail_relay_password }}"
+    helo: mail.example.org
+"""
+
+RETURN = r"""
+accepted:
+  description: Whether the provider took the login.
+  type: bool
+  returned: when not in check mode
+msg:
+  description: What the provider answered, in one line.
+  type: str
+  returned: always
+"""
+
+import base64  # noqa: E402
+import smtplib  # noqa: E402
+import ssl  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+
+
+class Refused(Exception):
+    """``str()`` says at which step the provider, or its certificate, refused and how."""
+
+
+def encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def authenticate(session: smtplib.SMTP, username: str, password: str) -> tuple[int, bytes]:
+    """AUTH PLAIN (RFC 4616), else LOGIN, the two that OpenSMTPD knows; the last reply."""
+    offered = session.esmtp_features.get("auth", "").upper().split()
+    if "PLAIN" in offered:
+        return session.docmd("AUTH", "PLAIN " + encoded(f"\0{username}\0{password}"))
+    if "LOGIN" in offered:
+        reply = session.docmd("AUTH", "LOGIN")
+        for text in (username, password):
+            if reply[0] != 334:
+                return reply
+            reply = session.docmd(encoded(text))
+        return reply
+    raise Refused(f"it offers AUTH {' '.join(offered) or 'not at all'}, and OpenSMTPD knows PLAIN and LOGIN")
+
+
+def log_in(wanted: dict[str, Any]) -> str:
+    """The provider's reply to the login.
+
+    :raises Refused: with the step that failed and the answer.
+    """
+    context = ssl.create_default_context()
+    step = "connecting"
+    session: smtplib.SMTP | None = None
+    try:
+        if wanted["tls"] == "smtps":
+            session = smtplib.SMTP_SSL(wanted["host"], wanted["port"], wanted["helo"], timeout=wanted["timeout"],
+                                       context=context)
+        else:
+            session = smtplib.SMTP(wanted["host"], wanted["port"], wanted["helo"], timeout=wanted["timeout"])
+            step = "STARTTLS"
+            session.ehlo()
+            session.starttls(context=context)
+        step = "AUTH"
+        session.ehlo()
+        code, text = authenticate(session, wanted["username"], wanted["password"])
+        answer = f"{code} {text.decode(errors='replace')}".replace("\n", " ")
+        if code != 235:
+            raise Refused(f"AUTH: {answer}")
+        session.quit()
+        return answer
+    except ssl.SSLCertVerificationError as error:
+        raise Refused(f"its certificate does not verify: {error.verify_message}") from error
+    except (OSError, smtplib.SMTPException) as error:
+        raise Refused(f"{step}: {error}") from error
+    finally:
+        if session is not None:
+            session.close()
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "host": {"type": "str", "required": True},
+            "port": {"type": "int", "default": 587},
+            "tls": {"type": "str", "choices": ["starttls", "smtps"], "default": "starttls"},
+            "username": {"type": "str", "required": True},
+            "password": {"type": "str", "required": True, "no_log": True},
+            "helo": {"type": "str", "required": True},
+            "required": {"type": "bool", "default": False},
+            "timeout": {"type": "int", "default": 15},
+        },
+        supports_check_mode=True,
+    )
+    wanted = module.params
+    relay = f"relay {wanted['host']}:{wanted['port']}"
+    if module.check_mode:
+        module.exit_json(changed=False, msg=f"{relay} is not asked in check mode")
+    try:
+        module.exit_json(changed=False, accepted=True, msg=f"{relay} takes the login: {log_in(wanted)}")
+    except Refused as refused:
+        message = f"{relay} does NOT take outgoing mail: {refused}"
+        if wanted["required"]:
+            module.fail_json(msg=message)
+        module.warn(message)
+        module.exit_json(changed=False, accepted=False, msg=message)
+
+
+if __name__ == "__main__":
+    main()
