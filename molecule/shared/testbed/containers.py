@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Containers by name: address, commands, power."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def docker(*words: str, data: bytes | None = None) -> bytes:
+    """Standard output of `docker WORDS…`; AssertionError with its standard error when it fails."""
+    done = subprocess.run(["docker", *words], input=data, capture_output=True, check=False)
+    assert done.returncode == 0, f"docker {' '.join(words)}: {done.stderr.decode(errors='replace').strip()}"
+    return done.stdout
+
+
+def run(container: str, *command: str, user: str = "root") -> str:
+    """Standard output of a command inside; AssertionError when it fails."""
+    return docker("exec", "--user", user, container, *command).decode(errors="replace")
+
+
+def address(container: str) -> str:
+    """Its IPv4 address in the test bed's network."""
+    networks = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
+    return docker("inspect", "-f", networks, container).decode().split()[0]
+
+
+def reboot(container: str) -> None:
+    """Shut down, start again, and wait until systemd has started everything it was told to."""
+    docker("restart", "--time", "60", container)
+    docker("exec", container, "sh", "-c", "systemctl is-system-running --wait || true")
+
+
+def journal(container: str, *options: str) -> str:
+    """`journalctl OPTIONS…` inside."""
+    return run(container, "journalctl", "--no-pager", *options)
+
+
+def wait_for(check: Callable[[], T | None], timeout: float = 30, what: str = "") -> T:
+    """The first true answer of `check`, asked twice a second; AssertionError after `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while True:
+        answer = check()
+        if answer:
+            return answer
+        assert time.monotonic() < end, f"not within {timeout:g} s: {what or check}"
+        time.sleep(0.5)

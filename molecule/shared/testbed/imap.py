@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mailboxes as a mail client sees them, over IMAPS."""
+
+from __future__ import annotations
+
+import imaplib
+
+from testbed.containers import wait_for
+from testbed.smtp import tls
+
+
+def session(host: str, user: str, password: str) -> imaplib.IMAP4_SSL:
+    """A session that is logged in; imaplib.IMAP4.error when refused."""
+    box = imaplib.IMAP4_SSL(host, 993, ssl_context=tls(), timeout=30)
+    box.login(user, password)
+    return box
+
+
+def messages(host: str, user: str, password: str, folder: str = "INBOX") -> list[bytes]:
+    """The messages of a folder, oldest first; none when there is no such folder."""
+    with session(host, user, password) as box:
+        state, _count = box.select(f'"{folder}"', readonly=True)
+        if state != "OK":
+            return []
+        _state, found = box.search(None, "ALL")
+        fetched = [box.fetch(number, "(BODY.PEEK[])")[1] for number in found[0].split()]
+    return [parts[0][1] for parts in fetched if isinstance(parts[0], tuple)]
+
+
+def wait_message(
+    host: str, user: str, password: str, marker: str, folder: str = "INBOX", timeout: float = 60
+) -> bytes:
+    """The message that contains `marker`, a Message-ID for example; AssertionError after `timeout` seconds."""
+    return wait_for(
+        lambda: next((raw for raw in messages(host, user, password, folder) if marker.encode() in raw), None),
+        timeout,
+        f"message {marker} in {user}'s {folder}",
+    )

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The relay provider's side: what it was handed, by whom, over which TLS, with which DKIM verdict."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from dataclasses import dataclass
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from typing import cast
+
+from testbed.containers import docker, run, wait_for
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One delivery. `raw`: the message with LF line endings, the provider's own headers on top."""
+
+    sender: str
+    recipients: tuple[str, ...]
+    auth_user: str
+    client_address: str
+    client_helo: str
+    time: float
+    raw: bytes
+
+    @property
+    def message(self) -> EmailMessage:
+        """The message, parsed."""
+        return cast(EmailMessage, message_from_bytes(self.raw, policy=policy.default))
+
+    @property
+    def tls(self) -> str:
+        """The protocol it came over, e.g. `TLSv1.3`; empty when it came in the clear."""
+        found = re.search(r"\(using (\S+) with cipher", self.message.get_all("Received", [""])[0])
+        return found[1] if found else ""
+
+    @property
+    def dkim(self) -> list[tuple[str, str]]:
+        """OpenDKIM's verdicts by signature, e.g. `[("pass", "twelve.test")]`; `[("none", "")]` without one."""
+        # Comments (RFC 8601 §2.2) may hold semicolons.
+        results = re.sub(r"\([^()]*\)", "", self.message.get_all("Authentication-Results", [""])[0])
+        verdicts = re.findall(r"dkim=(\w+)([^;]*)", results)
+        return [
+            (verdict, domain[1] if (domain := re.search(r"header\.d=(\S+)", rest)) else "")
+            for verdict, rest in verdicts
+        ]
+
+
+def kept(relay: str) -> list[Kept]:
+    """Everything the provider (a container's name) has kept, oldest first."""
+    archive = tarfile.open(fileobj=io.BytesIO(docker("exec", relay, "tar", "-C", "/var/spool/kept", "-c", ".")))
+    files = {member.name: archive.extractfile(member) for member in archive.getmembers() if member.isfile()}
+    found = []
+    for name, file in files.items():
+        if not re.fullmatch(r"\./[^.].*\.json", name) or file is None:
+            continue
+        envelope = json.load(file)
+        body = files[name.removesuffix(".json") + ".eml"]
+        assert body is not None
+        found.append(
+            Kept(
+                envelope["sender"],
+                tuple(sorted(envelope["recipients"])),
+                envelope["auth_user"],
+                envelope["client_address"],
+                envelope["client_helo"],
+                envelope["time"],
+                body.read(),
+            )
+        )
+    return sorted(found, key=lambda one: one.time)
+
+
+def find(relay: str, marker: str) -> list[Kept]:
+    """The deliveries whose message contains `marker`, a Message-ID for example."""
+    return [one for one in kept(relay) if marker.encode() in one.raw]
+
+
+def wait_kept(relay: str, marker: str, timeout: float = 60) -> Kept:
+    """The first delivery whose message contains `marker`; AssertionError after `timeout` seconds."""
+    return wait_for(lambda: find(relay, marker), timeout, f"message {marker} at {relay}")[0]
+
+
+def show_certificate(relay: str, kind: str) -> None:
+    """From now on clients see this certificate: trusted, untrusted, wrong_name or expired."""
+    run(relay, "ln", "-sfn", f"{kind}.pem", "/etc/postfix/tls/current.pem")
+    run(relay, "systemctl", "restart", "postfix")
+    wait_for(lambda: "127.0.0.1:587" in run(relay, "ss", "-Hltn") or "0.0.0.0:587" in run(relay, "ss", "-Hltn"))
+
+
+def sessions(relay: str) -> str:
+    """Postfix's log: who connected, logged in, was refused."""
+    return run(relay, "journalctl", "--no-pager", "--output=cat", "--unit=postfix")
