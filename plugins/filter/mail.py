@@ -22,5 +22,6 @@ class FilterModule:
             "problems": problems.problems,
             "release_problems": problems.release_problems,
             "public_addresses": zone.public_addresses,
+            "signing_keys": addresses.signing_keys,
             "zones": zone.zones,
         }

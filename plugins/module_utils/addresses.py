@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.selfhosted.mail.plugins.module_utils import names
+
 SYSTEM_NAMES = ("abuse", "mailer-daemon", "postmaster", "root")  # RFC 2142 §3, §5 and what a Unix host writes to
 MAILBOX_USER = "vmail"
 
@@ -38,6 +40,19 @@ def system_aliases(domains: Sequence[str], hostname: str, admin: str, taken: Ite
     names = (f"{name}@{domain}" for domain in accepted_domains(domains, hostname) for name in SYSTEM_NAMES)
     held = set(taken)
     return {name: [admin.lower()] for name in names if name not in held and name != admin.lower()}
+
+
+def signing_keys(primary: str, selector: str, additional: Iterable[str | Mapping[str, str]], hostname: str,
+                 directory: str = "/etc/dkimproxy/keys") -> list[dict[str, str]]:
+    """Domain, selector and path of the key, for each mail domain and for a host name outside of them all."""
+    selectors = {primary.lower(): selector}
+    for item in additional:
+        name, own = (item, selector) if isinstance(item, str) else (item["name"], item.get("dkim_selector", selector))
+        selectors[name.lower()] = own
+    if not any(names.is_under(hostname, domain) for domain in selectors):
+        selectors[hostname.lower()] = selector
+    return [{"domain": domain, "selector": own.lower(), "path": f"{directory}/{domain}.{own.lower()}.pem"}
+            for domain, own in selectors.items()]
 
 
 def virtual_table(accounts: Sequence[Account], aliases: Aliases, domains: Sequence[str], hostname: str,

@@ -53,6 +53,11 @@ options:
       owner: {description: User., type: str, default: root}
       group: {description: Group., type: str, default: root}
       mode: {description: Mode in octal., type: str, default: "0600"}
+      on_change:
+        description: What the service must do to take in a new one.
+        type: str
+        choices: [restart, reload, none]
+        default: restart
   files:
     description: The files of the set.
     type: list
@@ -179,6 +184,7 @@ def main() -> None:
                             "options": {**ACCESS_OPTIONS, "mode": {"type": "str", "default": "0755"}}},
             "made_once": {"type": "list", "elements": "dict", "default": [],
                           "options": {**ACCESS_OPTIONS, "mode": {"type": "str", "default": "0600"},
+                                      "on_change": FILE_OPTIONS["on_change"],
                                       "argv": {"type": "list", "elements": "str", "required": True}}},
             "files": {"type": "list", "elements": "dict", "default": [], "options": FILE_OPTIONS},
             "commands": {"type": "list", "elements": "dict", "default": [], "options": {
@@ -225,7 +231,7 @@ def main() -> None:
             module.fail_json(msg=f"{wanted['service'] or 'files'}: {error}", changed_paths=changed_paths,
                              invocation=shown(wanted))
 
-    result["needs"] = needs(wanted, files, changed, bool(missing))
+    result["needs"] = needs(wanted, files, {file.on_change for file in changed} | {item["on_change"] for item in missing})
     module.exit_json(**result, invocation=shown(wanted))
 
 
@@ -246,18 +252,20 @@ def put_in_place(changed: list[ManagedFile], wanted: dict[str, Any]) -> None:
         raise
 
 
-def needs(wanted: dict[str, Any], files: list[ManagedFile], changed: list[ManagedFile], made: bool) -> str:
+def needs(wanted: dict[str, Any], files: list[ManagedFile], kinds: set[str]) -> str:
+    """What brings the service to run what is on disk; ``kinds`` are the ``on_change`` of what changes in this run."""
     if not wanted["service"]:
         return "none"
     unit = Unit(wanted["service"])
-    made_once = [Path(item["path"]) for item in wanted["made_once"]]
-    restart = [file.path for file in files if file.on_change == "restart"] + [Path(path) for path in wanted["watch"]]
-    reload = [file.path for file in files if file.on_change == "reload"] + [Path(path) for path in wanted["watch_reload"]]
-    need = unit.needs([*restart, *made_once], reload)
-    if need in ("none", "reload") and (made or any(file.on_change == "restart" for file in changed)):
-        need = "restart"
-    elif need == "none" and any(file.on_change == "reload" for file in changed):
-        need = "reload"
+    own = [(file.path, file.on_change) for file in files]
+    own += [(Path(item["path"]), item["on_change"]) for item in wanted["made_once"]]
+    need = unit.needs([path for path, kind in own if kind == "restart"] + [Path(path) for path in wanted["watch"]],
+                      [path for path, kind in own if kind == "reload"] + [Path(path) for path in wanted["watch_reload"]])
+    # In check mode, and for files that are gone, what is on disk does not show what changes.
+    if need in ("none", "reload") and "restart" in kinds:
+        return "restart"
+    if need == "none" and "reload" in kinds:
+        return "reload"
     return need
 
 

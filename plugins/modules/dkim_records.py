@@ -1,0 +1,92 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ansible module: the DNS records that publish DKIM keys."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: dkim_records
+short_description: The DNS records that publish DKIM keys
+version_added: "0.1.0"
+description:
+  - Reads private keys on the managed host and returns the text of their DNS records. Changes nothing, and no private key
+    leaves the host.
+author: ["selfhosted.mail developers (@selfhosted-mail)"]
+options:
+  keys:
+    description: The keys. One that is not there is left out, as in check mode on a fresh host.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      domain: {description: Signing domain., type: str, required: true}
+      selector: {description: Its selector., type: str, required: true}
+      path: {description: PEM file of the private key., type: path, required: true}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: The DNS records of the keys are known
+  selfhosted.mail.dkim_records:
+    keys:
+      - domain: example.org
+        selector: mail
+        path: /etc/dkimproxy/keys/example.org.mail.pem
+"""
+
+RETURN = r"""
+records:
+  description: Domain to selector to the text of the TXT record (RFC 6376 §3.6.1, RFC 8463 §4).
+  type: dict
+  returned: always
+  sample:
+    example.org:
+      mail: v=DKIM1; k=rsa; p=MIIB...
+"""
+
+import base64  # noqa: E402
+import os  # noqa: E402
+import subprocess  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+
+# SubjectPublicKeyInfo of an Ed25519 key is this and 32 bytes (RFC 8410 §4); the record has the 32 bytes alone.
+ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
+
+
+def record(path: str) -> str:
+    """:raises subprocess.CalledProcessError: when openssl cannot read the key."""
+    public = subprocess.run(["openssl", "pkey", "-in", path, "-pubout", "-outform", "DER"],
+                            capture_output=True, check=True).stdout
+    if public.startswith(ED25519_PREFIX):
+        return f"v=DKIM1; k=ed25519; p={base64.b64encode(public[len(ED25519_PREFIX):]).decode()}"
+    return f"v=DKIM1; k=rsa; p={base64.b64encode(public).decode()}"
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "keys": {"type": "list", "elements": "dict", "required": True, "no_log": False, "options": {
+                "domain": {"type": "str", "required": True},
+                "selector": {"type": "str", "required": True},
+                "path": {"type": "path", "required": True},
+            }},
+        },
+        supports_check_mode=True,
+    )
+    records: dict[str, dict[str, str]] = {}
+    for key in module.params["keys"]:
+        if not os.path.exists(key["path"]):
+            continue
+        try:
+            records.setdefault(key["domain"], {})[key["selector"]] = record(key["path"])
+        except (OSError, subprocess.CalledProcessError) as error:
+            module.fail_json(msg=f"openssl cannot read the key {key['path']}: {error}")
+    module.exit_json(changed=False, records=records)
+
+
+if __name__ == "__main__":
+    main()
