@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mail addresses as the From field and the envelope write them, read strictly.
+
+What two mail programs could read differently is refused: the address that is checked and signed must be the
+one that every recipient sees.
+"""
+
+import re
+from typing import NamedTuple
+
+
+class AddressError(ValueError):
+    """The text is no address, or not one that everybody reads alike; the message says why."""
+
+
+class Address(NamedTuple):
+    """Local part and domain, both in lower case, the domain in ASCII (A-labels)."""
+
+    local: str
+    domain: str
+
+    def __str__(self) -> str:
+        return f"{self.local}@{self.domain}"
+
+    def untagged(self) -> "Address":
+        """The address without its `+tag`."""
+        return Address(self.local.partition("+")[0] or self.local, self.domain)
+
+
+_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\x80-\U0010ffff]"
+_DOT_ATOM = rf"{_ATEXT}+(?:\.{_ATEXT}+)*"
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_ADDR_SPEC = re.compile(rf"(?P<local>{_DOT_ATOM}|{_QUOTED})@(?P<domain>[A-Za-z0-9._\-\x80-\U0010ffff]+)")
+_WORD = re.compile(rf"{_QUOTED}|(?:{_ATEXT}|\.)+")
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_SPACE = re.compile(r"[ \t]*")
+
+
+def domain_name(text: str) -> str:
+    """`text` in lower case and A-labels (RFC 5890). Raises AddressError for what is no host or domain name."""
+    name = text.lower()
+    if not name.isascii():
+        try:
+            name = name.encode("idna").decode()
+        except UnicodeError:
+            raise AddressError(f"'{text}' is no domain name") from None
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
+        raise AddressError(f"'{text}' is no domain name")
+    return name
+
+
+def parse_address(text: str) -> Address:
+    """One addr-spec (RFC 5322 §3.4.1) without comments, white space or route. Raises AddressError."""
+    match = _ADDR_SPEC.fullmatch(text)
+    if not match:
+        raise AddressError(f"'{text}' is no mail address")
+    local = match["local"]
+    if local.startswith('"'):
+        local = re.sub(r"\\(.)", r"\1", local[1:-1])
+        if not re.fullmatch(_DOT_ATOM, local):
+            raise AddressError("quoted local parts are not taken")
+    if "=?" in local or any("\udc80" <= c <= "\udcff" for c in text):
+        raise AddressError("the address itself is encoded")
+    return Address(local.lower(), domain_name(match["domain"]))
+
+
+def _skip_comments(text: str, at: int) -> int:
+    """The position after white space and comments (CFWS, RFC 5322 §3.2.2)."""
+    while True:
+        at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+        if text[at : at + 1] != "(":
+            return at
+        depth = 0
+        while True:
+            char = text[at : at + 1]
+            if not char:
+                raise AddressError("a comment is not closed")
+            if char in "<>":
+                raise AddressError("a comment holds angle brackets")
+            depth += (char == "(") - (char == ")")
+            at += 2 if char == "\\" else 1
+            if depth == 0:
+                break
+
+
+def parse_authors(value: bytes) -> list[Address]:
+    """The authors in the value of a From field (mailbox-list, RFC 5322 §3.6.2), one at least.
+
+    `value` is raw, folded or not. Groups, empty list members, source routes, domain literals and white space
+    or comments inside an address are refused with AddressError.
+    """
+    text = value.replace(b"\r\n", b"").decode("utf-8", "surrogateescape")
+    if any((c < " " and c != "\t") or c == "\x7f" for c in text):
+        raise AddressError("it holds control characters")
+    authors = []
+    at = 0
+    while True:
+        at = _skip_comments(text, at)
+        match = _ADDR_SPEC.match(text, at)
+        end = _skip_comments(text, match.end()) if match else at
+        if match and text[end : end + 1] in ("", ","):
+            authors.append(parse_address(match[0]))
+        else:
+            while word := _WORD.match(text, at):
+                at = _skip_comments(text, word.end())
+            if text[at : at + 1] == ":":
+                raise AddressError("it names a group and not its author")
+            close = text.find(">", at)
+            if text[at : at + 1] != "<" or close < 0:
+                raise AddressError("it holds no readable address")
+            authors.append(parse_address(text[at + 1 : close]))
+            end = _skip_comments(text, close + 1)
+        if end == len(text):
+            return authors
+        if text[end] != ",":
+            raise AddressError("it holds more than addresses")
+        at = end + 1

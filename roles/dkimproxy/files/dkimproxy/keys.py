@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private keys: RSA and Ed25519 in PEM, as `openssl genpkey` or `openssl genrsa` write them."""
+
+import functools
+import os
+import stat
+
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa, utils
+
+
+class KeyUnusable(ValueError):
+    """The file holds no key that can sign; the message names the file and never the content."""
+
+
+class SigningKey:
+    """A private key and the one algorithm it signs with: `rsa-sha256` or `ed25519-sha256`."""
+
+    def __init__(self, key: "rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey") -> None:
+        self._key = key
+        self.algorithm = "rsa-sha256" if isinstance(key, rsa.RSAPrivateKey) else "ed25519-sha256"
+
+    def sign(self, digest: bytes) -> bytes:
+        """Sign a SHA-256 digest of 32 bytes (RFC 8017 PKCS#1 v1.5; RFC 8463 §3 for Ed25519)."""
+        if isinstance(self._key, rsa.RSAPrivateKey):
+            return self._key.sign(digest, padding.PKCS1v15(), utils.Prehashed(hashes.SHA256()))
+        return self._key.sign(digest)
+
+
+@functools.cache
+def _parse(pem: bytes) -> SigningKey:
+    # Loading checks the primes, which takes far longer than signing: a reload must not do it again.
+    key = serialization.load_pem_private_key(pem, None)
+    if isinstance(key, rsa.RSAPrivateKey):
+        if key.key_size < 1024:
+            raise ValueError(f"RSA keys need 1024 bits at least (RFC 8301), this one has {key.key_size}")
+    elif not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise ValueError("neither RSA nor Ed25519")  # noqa: TRY004
+    return SigningKey(key)
+
+
+def load_key(path: str) -> SigningKey:
+    """Read a key file. Raises KeyUnusable when it cannot be read, used, or when everybody may read it."""
+    try:
+        with open(path, "rb") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o007:
+                raise KeyUnusable(f"key file {path} is open to every user; its mode must be 0640 or tighter")
+            return _parse(file.read(65536))
+    except OSError as error:
+        raise KeyUnusable(f"key file {path}: {error.strerror}") from None
+    except (ValueError, TypeError) as error:
+        if isinstance(error, KeyUnusable):
+            raise
+        why = str(error) if "RSA" in str(error) else "no private key in PEM without a password"
+        raise KeyUnusable(f"key file {path}: {why}") from None
