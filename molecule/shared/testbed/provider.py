@@ -52,26 +52,26 @@ class Kept:
 
 def kept(relay: str) -> list[Kept]:
     """Everything the provider (a container's name) has kept, oldest first."""
-    archive = tarfile.open(fileobj=io.BytesIO(docker("exec", relay, "tar", "-C", "/var/spool/kept", "-c", ".")))
-    files = {member.name: archive.extractfile(member) for member in archive.getmembers() if member.isfile()}
+    packed = io.BytesIO(docker("exec", relay, "tar", "-C", "/var/spool/kept", "-c", "."))
     found = []
-    for name, file in files.items():
-        if not re.fullmatch(r"\./[^.].*\.json", name) or file is None:
-            continue
-        envelope = json.load(file)
-        body = files[name.removesuffix(".json") + ".eml"]
-        assert body is not None
-        found.append(
-            Kept(
-                envelope["sender"],
-                tuple(sorted(envelope["recipients"])),
-                envelope["auth_user"],
-                envelope["client_address"],
-                envelope["client_helo"],
-                envelope["time"],
-                body.read(),
+    with tarfile.open(fileobj=packed) as archive:
+        files = {member.name: file for member in archive if (file := archive.extractfile(member))}
+        for name, file in files.items():
+            # An envelope under its final name has its message beside it.
+            if not re.fullmatch(r"\./[^.].*\.json", name):
+                continue
+            envelope = json.load(file)
+            found.append(
+                Kept(
+                    sender=envelope["sender"],
+                    recipients=tuple(sorted(envelope["recipients"])),
+                    auth_user=envelope["auth_user"],
+                    client_address=envelope["client_address"],
+                    client_helo=envelope["client_helo"],
+                    time=envelope["time"],
+                    raw=files[name.removesuffix("json") + "eml"].read(),
+                )
             )
-        )
     return sorted(found, key=lambda one: one.time)
 
 

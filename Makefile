@@ -1,0 +1,30 @@
+# Everything works on a fresh Debian machine as root: what is missing is installed.
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down test lint unit molecule images bench
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## a throwaway mail server in Docker: a message out, a message in, and how to look around
+	@tools/demo
+
+demo-down: ## remove the demo
+	@tools/demo-down
+
+test: ## everything: lint, unit tests, every scenario on both Debian releases, every ansible-core
+	@tools/test
+
+lint: ## linters, and the collection builds
+	@tools/lint
+
+unit: ## unit tests
+	@tools/test unit
+
+molecule: ## every scenario, or one: make molecule SCENARIO=default
+	@tools/test 'molecule-$(or $(SCENARIO),*)'
+
+images: ## Docker, the test bed's images and its name server
+	@tools/testbed
+
+bench: ## how long a run takes, how many messages a second
+	@tools/bench
