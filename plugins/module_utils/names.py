@@ -8,7 +8,7 @@ import re
 
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)\Z", re.IGNORECASE)
 _SELECTOR_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?\Z", re.IGNORECASE)
-_OWN_LOCAL_PART = re.compile(r"[a-z0-9_'=~-]+(?:\.[a-z0-9_'=~-]+)*\Z", re.IGNORECASE)
+_OWN_LOCAL_PART = re.compile(r"[a-z0-9_][a-z0-9_'=~-]*(?:\.[a-z0-9_'=~-]+)*\Z", re.IGNORECASE)
 _OTHER_LOCAL_PART = re.compile(r"[a-z0-9_](?:[a-z0-9!$&'*+=?^_`{}~/-]*(?:\.[a-z0-9!$&'*+=?^_`{}~/-]+)*)\Z", re.IGNORECASE)
 
 

@@ -165,7 +165,7 @@ def _directory(given: _Given) -> Iterator[str]:
 def _own(address: Any, domains: list[str], variable: str) -> Iterator[str]:
     if not names.is_own_address(address):
         yield (f"{variable}: {address!r} is no address of the form name@domain with letters, digits and . _ - = ~ ' "
-               "in the name")
+               "in the name, a letter or digit first")
     elif domains and names.domain_of(address) not in domains:
         yield f"{variable}: {address} is outside our domains ({', '.join(domains)})"
 

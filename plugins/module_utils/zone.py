@@ -16,7 +16,7 @@ STRING_LENGTH = 255  # bytes of one <character-string>, RFC 1035 §3.3
 def strings(text: str) -> str:
     """``text`` as the <character-string>s of a TXT record; readers put them together again (RFC 6376 §3.6.2.2)."""
     data = text.encode("ascii")
-    parts = [data[start:start + STRING_LENGTH].decode() for start in range(0, len(data), STRING_LENGTH)]
+    parts = [data[start:start + STRING_LENGTH].decode() for start in range(0, max(len(data), 1), STRING_LENGTH)]
     quoted = ['"' + part.replace("\\", "\\\\").replace('"', '\\"') + '"' for part in parts]
     return quoted[0] if len(quoted) == 1 else "( " + " ".join(quoted) + " )"
 

@@ -83,16 +83,19 @@ def installed_versions(names: list[str]) -> dict[str, str]:
     return {row[1]: row[2] for row in rows if len(row) == 3 and row[0] == "installed"}
 
 
-def backports_source(release: str) -> str | None:
+def index_targets() -> list[list[str]]:
+    """Address, suite, component and key of each package index that the host's sources name and apt has fetched."""
+    listed = run(["apt-get", "indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SIGNED_BY)",
+                  "Created-By: Packages"])
+    return [line.split("|") for line in listed.splitlines()]
+
+
+def backports_source(release: str, targets: list[list[str]]) -> str | None:
     """Text of a deb822 source for the backports of ``release``, or None where the host has one already.
 
     :raises CommandFailed: when the host's sources do not name the release at all.
     """
-    targets = [line.split("|") for line in run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SIGNED_BY)",
-         "Identifier: Packages"]).splitlines()]
-    suites = {row[1] for row in targets}
-    if f"{release}-backports" in suites:
+    if any(suite == f"{release}-backports" for _uri, suite, _component, _signed_by in targets):
         return None
     for uri, suite, component, signed_by in targets:
         if component == "main" and suite in (release, "stable", "oldstable"):
@@ -141,7 +144,12 @@ def main() -> None:
     try:
         if backports:
             release = codename()
-            source = backports_source(release)
+            targets = index_targets()
+            if not targets and not module.check_mode:
+                apt_get("update")
+                targets = index_targets()
+            # A fresh host in check mode has no index yet that could tell.
+            source = backports_source(release, targets) if targets else None
             if source:
                 files[SOURCES] = source
             files[PREFERENCES] = preferences(release, backports)
