@@ -67,19 +67,19 @@ def run(argv: list[str], *, umask: int | None = None) -> str:
 
 
 def user_id(name: str) -> int | None:
-    """Numeric id of the user, or None where there is no such user."""
+    """Numeric id of the user, or None where there is no such user. A number stands for itself."""
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
-        return None
+        return int(name) if name.isdigit() else None
 
 
 def group_id(name: str) -> int | None:
-    """Numeric id of the group, or None where there is no such group."""
+    """Numeric id of the group, or None where there is no such group. A number stands for itself."""
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
-        return None
+        return int(name) if name.isdigit() else None
 
 
 @dataclass(frozen=True)
@@ -267,4 +267,4 @@ def _access_of(path: Path) -> tuple[str, str, str]:
         found = path.stat()
     except FileNotFoundError:
         return "root", "root", "0600"
-    return pwd.getpwuid(found.st_uid).pw_name, grp.getgrgid(found.st_gid).gr_name, f"{found.st_mode & 0o7777:04o}"
+    return str(found.st_uid), str(found.st_gid), f"{found.st_mode & 0o7777:04o}"

@@ -174,6 +174,7 @@ def main() -> None:
         ManagedFile(directory / "domains", "".join(f"{domain}\n" for domain in domains).encode(), public),
     ]
     changed = [file for file in files if file.differs()]
+    diff = [file.diff() for file in changed]
     if changed and not module.check_mode:
         try:
             directory.mkdir(mode=0o755, exist_ok=True)
@@ -181,8 +182,7 @@ def main() -> None:
                 file.put()
         except OSError as error:
             module.fail_json(msg=f"accounts: {error}")
-    module.exit_json(changed=bool(changed), changed_paths=[str(file.path) for file in changed],
-                     diff=[file.diff() for file in changed])
+    module.exit_json(changed=bool(changed), changed_paths=[str(file.path) for file in changed], diff=diff)
 
 
 if __name__ == "__main__":

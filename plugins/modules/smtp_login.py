@@ -52,6 +52,7 @@ msg:
 """
 
 import base64  # noqa: E402
+import contextlib  # noqa: E402
 import smtplib  # noqa: E402
 import ssl  # noqa: E402
 from typing import Any  # noqa: E402
@@ -105,7 +106,8 @@ def log_in(wanted: dict[str, Any]) -> str:
         answer = f"{code} {text.decode(errors='replace')}".replace("\n", " ")
         if code != 235:
             raise Refused(f"AUTH: {answer}")
-        session.quit()
+        with contextlib.suppress(OSError, smtplib.SMTPException):
+            session.quit()
         return answer
     except ssl.SSLCertVerificationError as error:
         raise Refused(f"its certificate does not verify: {error.verify_message}") from error

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Apt's own files, as this machine's real apt reads them. Packages are installed in tests/containers."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import CommandFailed
+from ansible_collections.selfhosted.mail.plugins.modules import packages
+
+pytestmark = pytest.mark.skipif(not shutil.which("apt-get"), reason="no apt here")
+
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+@pytest.fixture
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of sources that this machine's apt reads in place of its own."""
+    for name in ("sources.list.d", "lists/partial", "preferences.d", "cache/archives/partial"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "apt.conf").write_text(
+        f'Dir::Etc::sourcelist "/dev/null";\nDir::Etc::sourceparts "{tmp_path}/sources.list.d";\n'
+        f'Dir::Etc::parts "/dev/null";\nDir::State::lists "{tmp_path}/lists";\n'
+        f'APT::Sandbox::User "root";\nDir::Cache "{tmp_path}/cache";\n'
+        f'Dir::Etc::preferencesparts "{tmp_path}/preferences.d";\n')
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    monkeypatch.setattr(packages, "SOURCES", tmp_path / "sources.list.d" / "selfhosted-mail-backports.sources")
+    monkeypatch.setattr(packages, "PREFERENCES", tmp_path / "preferences.d" / "selfhosted-mail-backports")
+    monkeypatch.setattr(packages, "LISTS", tmp_path / "lists")
+    return tmp_path
+
+
+def mirror(apt: Path) -> str:
+    """Address of a mirror that has next to nothing, for the releases that :func:`source` names."""
+    return f"file:{apt}/mirror"
+
+
+def source(apt: Path, *suites: str, extra: str = "") -> None:
+    """The host's apt uses these suites of the mirror and has fetched their indexes."""
+    architecture = subprocess.check_output(["dpkg", "--print-architecture"], text=True).strip()
+    for suite in suites:
+        index = apt / "mirror" / "dists" / suite / "main" / f"binary-{architecture}" / "Packages"
+        index.parent.mkdir(parents=True)
+        index.write_text("Package: nothing\nVersion: 1\nArchitecture: all\nFilename: nothing.deb\nSize: 0\n\n")
+        data = index.read_bytes()
+        (apt / "mirror" / "dists" / suite / "Release").write_text(
+            f"Suite: {suite}\nComponents: main\nArchitectures: {architecture}\n"
+            f"SHA256:\n {hashlib.sha256(data).hexdigest()} {len(data)} main/binary-{architecture}/Packages\n")
+    (apt / "sources.list.d" / "debian.sources").write_text(
+        f"Types: deb\nURIs: {mirror(apt)}\nSuites: {' '.join(suites)}\nComponents: main\nTrusted: yes\n{extra}")
+    subprocess.run(["apt-get", "update"], check=True, capture_output=True)
+
+
+def sources_of(apt: Path) -> str:
+    """What apt would fetch now: parsed by apt, with the address of each index."""
+    return subprocess.check_output(["apt-get", "update", "--print-uris"], text=True)
+
+
+def test_backports_come_from_the_mirror_that_the_host_uses(apt: Path) -> None:
+    source(apt, "bookworm", "bookworm-updates", extra=f"Signed-By: {KEYRING}\n")
+    text = packages.backports_source("bookworm", packages.index_targets())
+    assert text is not None
+    assert f"Signed-By: {KEYRING}\n" in text
+    packages.SOURCES.write_text(text)
+    assert f"{mirror(apt)}/dists/bookworm-backports/InRelease" in sources_of(apt)
+
+
+def test_a_source_without_signed_by(apt: Path) -> None:
+    source(apt, "bookworm")
+    text = packages.backports_source("bookworm", packages.index_targets())
+    assert text is not None
+    assert "Signed-By" not in text
+    assert "$" not in text
+    packages.SOURCES.write_text(text)
+    assert f"{mirror(apt)}/dists/bookworm-backports/InRelease" in sources_of(apt)
+
+
+def test_backports_that_the_host_has_already(apt: Path) -> None:
+    source(apt, "bookworm", "bookworm-backports")
+    assert packages.backports_source("bookworm", packages.index_targets()) is None
+
+
+def test_sources_that_do_not_name_the_release(apt: Path) -> None:
+    source(apt, "trixie")
+    with pytest.raises(CommandFailed, match="do not name bookworm main"):
+        packages.backports_source("bookworm", packages.index_targets())
+
+
+def test_the_pin_holds_for_the_named_packages_alone(apt: Path) -> None:
+    text = packages.preferences("bookworm", ["opensmtpd"])
+    assert text.splitlines()[0] == "Package: opensmtpd"
+    packages.PREFERENCES.write_text(text)
+    policy = subprocess.run(["apt-cache", "policy"], check=True, capture_output=True, text=True)
+    assert policy.stderr == ""
+
+
+def test_what_is_installed_and_what_is_not(apt: Path) -> None:
+    found = packages.installed_versions(["dpkg", "apt", "no-such-package-of-ours"])
+    assert set(found) == {"dpkg", "apt"}
+    assert found["dpkg"] == subprocess.run(["dpkg-query", "-W", "-f", "${Version}", "dpkg"], check=True,
+                                           capture_output=True, text=True).stdout
+
+
+def test_installed_packages_change_nothing(apt: Path, run_module: Callable[..., dict[str, Any]]) -> None:
+    result = run_module(packages.main, names=["dpkg", "apt", "dpkg"])
+    assert not result["changed"]
+    assert result["installed"] == ["apt", "dpkg"]
+
+
+def test_check_mode_names_what_is_missing(apt: Path, run_module: Callable[..., dict[str, Any]]) -> None:
+    result = run_module(packages.main, check=True, names=["dpkg", "no-such-package-of-ours"])
+    assert result["changed"]
+    assert result["diff"][-1]["prepared"] == "+no-such-package-of-ours\n"
+
+
+def test_apts_own_files_are_taken_back_when_apt_cannot_use_them(apt: Path) -> None:
+    old, new = apt / "old", apt / "new"
+    old.write_text("old\n")
+
+    def broken() -> None:
+        with packages.sources_in_place({old: "new\n", new: "new\n"}):
+            raise CommandFailed("no such suite")
+
+    with pytest.raises(CommandFailed):
+        broken()
+    assert old.read_text() == "old\n"
+    assert not new.exists()
+
+
+def test_daemons_are_not_started_while_packages_are_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "POLICY", tmp_path / "policy-rc.d")
+    with packages.daemons_not_started():
+        assert subprocess.run([packages.POLICY, "any", "start"], check=False).returncode == 101
+    assert not packages.POLICY.exists()
+    packages.POLICY.write_text("the host's own\n")
+    with packages.daemons_not_started():
+        assert packages.POLICY.read_text() == "the host's own\n"
+    assert packages.POLICY.read_text() == "the host's own\n"
