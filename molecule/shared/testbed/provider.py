@@ -10,7 +10,6 @@ import tarfile
 from dataclasses import dataclass
 from email import message_from_bytes, policy
 from email.message import EmailMessage
-from typing import cast
 
 from testbed.containers import docker, run, wait_for
 
@@ -30,7 +29,7 @@ class Kept:
     @property
     def message(self) -> EmailMessage:
         """The message, parsed."""
-        return cast(EmailMessage, message_from_bytes(self.raw, policy=policy.default))
+        return message_from_bytes(self.raw, policy=policy.default)
 
     @property
     def tls(self) -> str:
