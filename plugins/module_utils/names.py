@@ -9,13 +9,13 @@ import re
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)\Z", re.IGNORECASE)
 _SELECTOR_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?\Z", re.IGNORECASE)
 _OWN_LOCAL_PART = re.compile(r"[a-z0-9_][a-z0-9_'=~-]*(?:\.[a-z0-9_'=~-]+)*\Z", re.IGNORECASE)
-_OTHER_LOCAL_PART = re.compile(r"[a-z0-9_](?:[a-z0-9!$&'*+=?^_`{}~/-]*(?:\.[a-z0-9!$&'*+=?^_`{}~/-]+)*)\Z", re.IGNORECASE)
+_OTHER_LOCAL_PART = re.compile(r"[a-z0-9_][a-z0-9!$&'*+=?^_`{}~/-]*(?:\.[a-z0-9!$&'*+=?^_`{}~/-]+)*\Z", re.IGNORECASE)
 
 
 def is_domain(name: object) -> bool:
-    """Whether ``name`` is a fully qualified domain name of two labels at least, in ASCII (RFC 1035 §2.3.1, RFC 1123 §2.1).
+    """Whether ``name`` is a fully qualified domain name of two labels at least, in ASCII.
 
-    No trailing dot; the last label is not a number, so an IPv4 address is none.
+    RFC 1035 §2.3.1, RFC 1123 §2.1. No trailing dot; the last label is not a number, so an IPv4 address is none.
     """
     if not isinstance(name, str) or len(name) > 253:
         return False
@@ -31,8 +31,8 @@ def is_selector(name: object) -> bool:
 def is_own_address(address: object) -> bool:
     """Whether ``address`` can be an address of this server.
 
-    Narrower than RFC 5321 §4.1.2: ASCII, no quoted local part, no ``+`` (it begins a tag), nothing that has a meaning in
-    a table of OpenSMTPD's, in Dovecot's variables or in a path.
+    Narrower than RFC 5321 §4.1.2: ASCII, no quoted local part, no ``+`` (it begins a tag), nothing that has a meaning
+    in a table of OpenSMTPD's, in Dovecot's variables or in a path.
     """
     return _is_address(address, _OWN_LOCAL_PART)
 

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What is wrong with the values that a user gave, in sentences that name the variables.
 
-``values`` maps the contract's variable names without their prefix (``domain``, ``relay_host`` …) to what the user wrote; a key
-that is absent is not checked. Values may have any type: YAML gives what it gives.
+``values`` maps the contract's variable names without their prefix (``domain``, ``relay_host`` …) to what the user wrote;
+a key that is absent is not checked. Values may have any type: YAML gives what it gives.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def _name_of(item: Any) -> Any:
 
 def _names(given: _Given) -> Iterator[str]:
     if "domain" in given and not names.is_domain(given["domain"]):
-        yield f"domain: {given['domain']!r} is no domain name; write one such as example.org (international ones as xn--…)"
+        yield (f"domain: {given['domain']!r} is no domain name; write one such as example.org "
+               "(international ones as xn--…)")
     if "hostname" in given and not names.is_domain(given["hostname"]):
         yield f"hostname: {given['hostname']!r} is no full host name; write one such as mail.example.org"
     if "dkim_selector" in given and not names.is_selector(given["dkim_selector"]):
@@ -102,8 +103,8 @@ def _relay(given: _Given) -> Iterator[str]:
     if "relay_host" not in given or given["relay_host"] == "":
         return
     if not names.is_domain(given["relay_host"]):
-        yield (f"relay_host: {given['relay_host']!r} is no host name; its certificate is checked against a name such as "
-               "smtp.provider.example, so an address will not do")
+        yield (f"relay_host: {given['relay_host']!r} is no host name; its certificate is checked against a name "
+               "such as smtp.provider.example, so an address will not do")
     if _port(given["relay_port"]) is None:
         yield f"relay_port: {given['relay_port']!r} is no port; it is 1 to 65535, mostly 587 or 465"
     if "relay_tls" in given and given["relay_tls"] not in _RELAY_TLS:
@@ -179,8 +180,8 @@ def _account(account: Mapping[str, Any], domains: list[str]) -> Iterator[str]:
         yield f"accounts: {address} has both password and password_hash; keep password_hash"
     elif hashed:
         if not isinstance(hashed, str) or not _CRYPT_HASH.match(hashed):
-            yield (f"accounts: password_hash of {address} is no crypt(5) hash that begins with $6$, $2b$, $y$ or the like; "
-                   "make one with: openssl passwd -6")
+            yield (f"accounts: password_hash of {address} is no crypt(5) hash that begins with $6$, $2b$, $y$ or the "
+                   "like; make one with: openssl passwd -6")
     elif not isinstance(plain, str) or not plain:
         yield f"accounts: {address} has neither password_hash nor password (in quotes)"
     elif not names.is_printable(plain):
@@ -269,7 +270,8 @@ def _tls(given: _Given) -> Iterator[str]:
             if not isinstance(given[key], str) or not given[key].startswith("/"):
                 yield f"{key}: an absolute path on the mail server is needed with tls_mode: files"
             elif re.search(r"[\s\"'\\$]", given[key]):
-                yield f"{key}: {given[key]!r} has a space, quote, backslash or dollar sign, which the daemons' files cannot hold"
+                yield (f"{key}: {given[key]!r} has a space, quote, backslash or dollar sign, which the daemons' files "
+                       "cannot hold")
 
 
 def _dns(given: _Given) -> Iterator[str]:
@@ -281,7 +283,8 @@ def _dns(given: _Given) -> Iterator[str]:
     spf = given["relay_spf"]
     if "relay_spf" in given and (not isinstance(spf, str) or not re.fullmatch(r"[\x21-\x7e ]*", spf) or '"' in spf
                                  or spf.lower().startswith("v=spf1") or re.search(r"(^|\s)[-~?+]?all(\s|$)", spf)):
-        yield f"relay_spf: {spf!r} is no list of SPF terms; write what the provider names, such as include:spf.provider.example"
+        yield (f"relay_spf: {spf!r} is no list of SPF terms; write what the provider names, such as "
+               "include:spf.provider.example")
 
 
 def release_problems(facts: Mapping[str, Any]) -> list[str]:
@@ -289,4 +292,5 @@ def release_problems(facts: Mapping[str, Any]) -> list[str]:
     distribution, version = str(facts.get("distribution")), str(facts.get("distribution_major_version"))
     if distribution == "Debian" and version in ("12", "13"):
         return []
-    return [f"this host runs {distribution} {facts.get('distribution_version', version)}; supported are Debian 12 and Debian 13"]
+    full = facts.get("distribution_version", version)
+    return [f"this host runs {distribution} {full}; supported are Debian 12 and Debian 13"]

@@ -66,7 +66,8 @@ def public_addresses(addresses: Iterable[str]) -> list[str]:
               ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
                "::1/128", "fc00::/7", "fe80::/10")]
     found = [ipaddress.ip_address(address) for address in addresses]
-    return [str(address) for address in found if not any(address.version == net.version and address in net for net in inside)]
+    return [str(address) for address in found
+            if not any(address.version == net.version and address in net for net in inside)]
 
 
 def zones(domains: Sequence[str], *, hostname: str, ipv4: Sequence[str], ipv6: Sequence[str],

@@ -107,7 +107,8 @@ class Crypt:
         return hashed
 
     def _crypt(self, password: str, setting: bytes) -> str:
-        return (self._library.crypt(password.encode(), setting) or b"*").decode()
+        hashed: bytes = self._library.crypt(password.encode(), setting) or b"*"
+        return hashed.decode()
 
 
 def known_hashes(passwd: Path) -> dict[str, str]:
@@ -122,7 +123,7 @@ def known_hashes(passwd: Path) -> dict[str, str]:
 
 def password_hash(account: Mapping[str, Any], known: Mapping[str, str], crypt: Crypt) -> str:
     if account["password_hash"]:
-        return account["password_hash"]
+        return str(account["password_hash"])
     old = known.get(account["address"].lower(), "")
     return old if old and crypt.matches(account["password"], old) else crypt.make(account["password"])
 
@@ -166,10 +167,10 @@ def main() -> None:
     virtuals = addresses.virtual_table(wanted["accounts"], wanted["aliases"], wanted["domains"], wanted["hostname"],
                                        wanted["admin"])
     domains = addresses.accepted_domains(wanted["domains"], wanted["hostname"])
+    senders = addresses.sender_table(wanted["accounts"], wanted["aliases"])
     files = [
         ManagedFile(passwd, passwd_text(wanted["accounts"], known_hashes(passwd)).encode(), passwd_access, secret=True),
-        ManagedFile(directory / "senders",
-                    addresses.table_text(addresses.sender_table(wanted["accounts"], wanted["aliases"])).encode(), public),
+        ManagedFile(directory / "senders", addresses.table_text(senders).encode(), public),
         ManagedFile(directory / "virtuals", addresses.table_text(virtuals).encode(), public),
         ManagedFile(directory / "domains", "".join(f"{domain}\n" for domain in domains).encode(), public),
     ]

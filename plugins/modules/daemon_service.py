@@ -69,6 +69,7 @@ restored:
   returned: failure
 """
 
+import contextlib  # noqa: E402
 import socket  # noqa: E402
 import time  # noqa: E402
 from typing import Any  # noqa: E402
@@ -128,10 +129,8 @@ def bring_up(wanted: dict[str, Any]) -> None:
             run(argv)
         Unit(service).stamp_reload()
     else:
-        try:
+        with contextlib.suppress(CommandFailed):  # a unit that is not loaded yet has no failure to forget
             run(["systemctl", "reset-failed", service])
-        except CommandFailed:
-            pass  # a unit that is not loaded yet has no failure to forget
         run(["systemctl", "start" if wanted["needs"] == "start" else "restart", service])
     if wanted["also"]:
         run(["systemctl", "start", *wanted["also"]])
@@ -174,7 +173,8 @@ def main() -> None:
         try:
             run(["systemctl", "restart", service])
         except CommandFailed as again:
-            module.fail_json(msg=f"{words}\nIt does not start with the previous files either: {again}", restored=restored)
+            words += f"\nIt does not start with the previous files either: {again}"
+            module.fail_json(msg=words, restored=restored)
         module.fail_json(msg=f"{words}\nThe previous files are back and the service runs with them.", restored=restored)
     previous.forget()
     module.exit_json(changed=True)

@@ -10,8 +10,8 @@ module: dkim_records
 short_description: The DNS records that publish DKIM keys
 version_added: "0.1.0"
 description:
-  - Reads private keys on the managed host and returns the text of their DNS records. Changes nothing, and no private key
-    leaves the host.
+  - Reads private keys on the managed host and returns the text of their DNS records. Changes nothing, and no private
+    key leaves the host.
 author: ["selfhosted.mail developers (@selfhosted-mail)"]
 options:
   keys:

@@ -23,8 +23,8 @@ options:
     required: true
   backports:
     description:
-      - Those of O(names) that shall come from the release's backports. Backports are added where the host has none, from
-        the mirror that the host's own apt configuration names, and preferred for these packages alone.
+      - Those of O(names) that shall come from the release's backports. Backports are added where the host has none,
+        from the mirror that the host's own apt configuration names, and preferred for these packages alone.
     type: list
     elements: str
     default: []

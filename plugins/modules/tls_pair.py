@@ -10,7 +10,8 @@ module: tls_pair
 short_description: A certificate and its private key are there and belong together
 version_added: "0.1.0"
 description:
-  - Fails, naming the variable, when a file is missing, no PEM, or when the key is not the certificate's. Changes nothing.
+  - Fails, naming the variable, when a file is missing, no PEM, or when the key is not the certificate's.
+  - Changes nothing.
 author: ["selfhosted.mail developers (@selfhosted-mail)"]
 options:
   certificate_file:
