@@ -143,8 +143,10 @@ def _method(text: str) -> tuple[bool, bool]:
     return header == "relaxed", body == "relaxed"
 
 
-_WITHOUT_EFFECT = ("min_servers", "max_servers", "min_spare_servers", "max_spare_servers", "spare_servers")
-_WITHOUT_EFFECT += ("max_requests", "check_for_waiting", "check_for_dead")
+_WITHOUT_EFFECT = (
+    "min_servers", "max_servers", "min_spare_servers", "max_spare_servers", "spare_servers",
+    "max_requests", "check_for_waiting", "check_for_dead",
+)  # fmt: skip
 _KEYS: dict[str, Callable[[str], Any]] = {
     "listen": _endpoint,
     "relay": lambda text: _endpoint(text, 25),
@@ -332,7 +334,7 @@ def load(options: dict[str, list[str | None]], words: list[str]) -> Config:
             command_line.option("command line", key, value)
     if len(words) not in (0, 2):
         raise ConfigError("command line: give LISTEN and RELAY, both or neither")
-    for key, word in zip(("listen", "relay"), words):
+    for key, word in zip(("listen", "relay"), words, strict=False):
         command_line.option("command line", key, word)
     for path in options.get("conf_file", ()):
         reader.file(path or "")
@@ -368,8 +370,8 @@ def _finish(reader: _Reader) -> Config:
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     return Config(
-        listen=get("listen"),
-        relay=get("relay"),
+        listen=reader.values["listen"],
+        relay=reader.values["relay"],
         domains=tuple(domains),
         signatures=templates,
         senders=get("senders"),

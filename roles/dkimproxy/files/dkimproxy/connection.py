@@ -2,7 +2,9 @@
 """Both sides of the proxy: lines, blocks and replies over TCP, every wait bounded (RFC 5321 §4.5.3.2)."""
 
 import asyncio
+import contextlib
 import re
+import socket
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -59,62 +61,119 @@ class Reply(NamedTuple):
         return b"".join(code + (b" " if n == last else b"-") + text + b"\r\n" for n, text in enumerate(self.texts))
 
 
+class Wire:
+    """A TCP connection of the event loop. Unlike asyncio's streams it can still read after a write has failed."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = sock
+        self._loop = asyncio.get_running_loop()
+        self.buffer = b""
+
+    @classmethod
+    async def connect(cls, host: str, port: int) -> "Wire":
+        """Raises OSError with the last address's error."""
+        loop = asyncio.get_running_loop()
+        numeric = re.fullmatch(r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", host)
+        resolve = socket.getaddrinfo if numeric else loop.getaddrinfo
+        found = resolve(host, port, type=socket.SOCK_STREAM)
+        failure = OSError(0, "no address")
+        for family, kind, protocol, _, address in found if isinstance(found, list) else await found:
+            sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+            try:
+                await loop.sock_connect(sock, address)
+                return cls(sock)
+            except OSError as error:
+                failure = error
+                sock.close()
+            except BaseException:
+                sock.close()
+                raise
+        raise failure
+
+    async def fill(self, seconds: float) -> bool:
+        """Read into `buffer`; False at the end of the connection. Raises OSError, TimeoutError."""
+        async with asyncio.timeout(seconds):
+            data = await self._loop.sock_recv(self._socket, BLOCK)
+        self.buffer += data
+        return bool(data)
+
+    async def send(self, data: bytes, seconds: float) -> None:
+        """Raises OSError, TimeoutError."""
+        async with asyncio.timeout(seconds):
+            await self._loop.sock_sendall(self._socket, data)
+
+    async def linger(self) -> None:
+        """Let the other side read the last reply: closing with unread input would make it vanish."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(1):
+                while await self._loop.sock_recv(self._socket, BLOCK):
+                    pass
+
+    def close(self) -> None:
+        self._socket.close()
+
+
 class Client:
     """The side that sends mail."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeouts: Timeouts) -> None:
-        self._reader, self._writer, self._timeouts = reader, writer, timeouts
-        self._buffer = b""
+    def __init__(self, sock: socket.socket, timeouts: Timeouts) -> None:
+        self._wire, self._timeouts = Wire(sock), timeouts
 
     async def line(self) -> bytes:
         """The next command line with its end. Raises ClientGone, LineTooLong."""
-        start = 0
+        wire = self._wire
         too_long = False
-        while (at := self._buffer.find(b"\n", start)) < 0:
-            start = len(self._buffer)
-            if start > COMMAND_LIMIT:
-                too_long, start, self._buffer = True, 0, b""
-            self._buffer += await self._read(self._timeouts.client)
-        line, self._buffer = self._buffer[: at + 1], self._buffer[at + 1 :]
+        while (at := wire.buffer.find(b"\n")) < 0:
+            if len(wire.buffer) > COMMAND_LIMIT:
+                too_long, wire.buffer = True, b""
+            await self._fill(self._timeouts.client)
+        line, wire.buffer = wire.buffer[: at + 1], wire.buffer[at + 1 :]
         if too_long or len(line) > COMMAND_LIMIT:
             raise LineTooLong
         return line
 
     async def block(self) -> bytes:
         """Whatever has come of a message. Raises ClientGone."""
-        if self._buffer:
-            block, self._buffer = self._buffer, b""
-            return block
-        return await self._read(self._timeouts.client_block)
+        if not self._wire.buffer:
+            # Other sessions get their turn, however fast this client is.
+            await asyncio.sleep(0)
+            await self._fill(self._timeouts.client_block)
+        block, self._wire.buffer = self._wire.buffer, b""
+        return block
 
     def unread(self, data: bytes) -> None:
-        self._buffer = data + self._buffer
+        self._wire.buffer = data + self._wire.buffer
 
     async def send(self, data: bytes) -> None:
         """Raises ClientGone."""
         try:
-            self._writer.write(data)
-            async with asyncio.timeout(self._timeouts.client):
-                await self._writer.drain()
+            await self._wire.send(data, self._timeouts.client)
         except TimeoutError:
             raise ClientGone(idle=True) from None
         except OSError:
             raise ClientGone from None
+
+    async def say_farewell(self, reply: bytes) -> None:
+        """A last reply, if it still can be given."""
+        with contextlib.suppress(ClientGone):
+            await self.send(reply)
+            await self._wire.linger()
 
     def close(self) -> None:
-        self._writer.close()
+        self._wire.close()
 
-    async def _read(self, seconds: float) -> bytes:
+    async def _fill(self, seconds: float) -> None:
         try:
-            async with asyncio.timeout(seconds):
-                data = await self._reader.read(BLOCK)
+            if await self._wire.fill(seconds):
+                return
         except TimeoutError:
             raise ClientGone(idle=True) from None
         except OSError:
-            raise ClientGone from None
-        if not data:
-            raise ClientGone
-        return data
+            pass
+        raise ClientGone
 
 
 class NextHop:
@@ -122,15 +181,14 @@ class NextHop:
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._wire: Wire | None = None
         self._lost: NextHopLost | None = None
 
     async def connect(self, host: str, port: int) -> Reply:
         """Connect; returns the greeting (220). Raises NextHopLost."""
         try:
             async with asyncio.timeout(self._timeouts.connect):
-                self._reader, self._writer = await asyncio.open_connection(host, port)
+                self._wire = await Wire.connect(host, port)
         except TimeoutError:
             raise self._lose("cannot be reached: no answer", "4.4.1") from None
         except OSError as error:
@@ -149,66 +207,70 @@ class NextHop:
         """Send a message after 354; `blocks` ends with the end of data. Raises NextHopLost."""
         try:
             for block in blocks:
+                await asyncio.sleep(0)
                 await self._send(block, self._timeouts.block)
         except NextHopLost as lost:
-            # Who refuses in the middle of a message has often said why before closing.
+            # Who stops reading in the middle of a message has often said why.
             self._lost = None
             try:
                 reply = await self._reply(1)
             except NextHopLost:
-                raise lost from None
-            if reply.code >= 400:
-                self._lost = lost
+                reply = None
+            self._lost = lost
+            if reply and reply.code >= 400:
                 return reply
-            raise lost from None
+            raise
         return await self._reply(self._timeouts.end_of_data)
 
-    def lose(self) -> None:
+    def close(self) -> None:
         """Close at once: what was begun there is not to be taken."""
         self._lose("was left")
+        if self._wire:
+            self._wire.close()
 
     def confused(self) -> NextHopLost:
         """The next hop answered something that no one could make sense of."""
         return self._lose("gave an unreadable answer", "4.5.0")
 
     def _lose(self, text: str, status: str = "4.4.2") -> NextHopLost:
-        if self._writer:
-            self._writer.close()
         self._lost = self._lost or NextHopLost(text, status)
         return self._lost
 
-    async def _send(self, data: bytes, seconds: float) -> None:
-        if self._lost or not self._writer:
+    def _connection(self) -> Wire:
+        if self._lost or not self._wire:
             raise self._lost or self._lose("is not connected")
+        return self._wire
+
+    async def _send(self, data: bytes, seconds: float) -> None:
         try:
-            self._writer.write(data)
-            async with asyncio.timeout(seconds):
-                await self._writer.drain()
+            await self._connection().send(data, seconds)
         except TimeoutError:
             raise self._lose("does not read on") from None
         except OSError:
             raise self._lose("closed the connection") from None
 
     async def _reply(self, seconds: float) -> Reply:
-        if self._lost or not self._reader:
-            raise self._lost or self._lose("is not connected")
+        wire = self._connection()
         texts: list[bytes] = []
         size = code = 0
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    line = await self._reader.readline()
+                    while (at := wire.buffer.find(b"\n")) < 0:
+                        if len(wire.buffer) > REPLY_LIMIT:
+                            raise self.confused()
+                        if not await wire.fill(seconds):
+                            raise self._lose("closed the connection")
+                    line, wire.buffer = wire.buffer[: at + 1], wire.buffer[at + 1 :]
                     size += len(line)
                     match = _REPLY_LINE.fullmatch(line)
-                    if not line.endswith(b"\n"):
-                        raise self._lose("closed the connection")
                     if not match or size > REPLY_LIMIT or (texts and int(match[1]) != code):
-                        raise self._lose("gave an unreadable answer", "4.5.0")
+                        raise self.confused()
                     code = int(match[1])
                     texts.append(match[3] or b"")
                     if match[2] != b"-":
                         return Reply(code, tuple(texts))
         except TimeoutError:
             raise self._lose("did not answer in time") from None
-        except (OSError, ValueError):
+        except OSError:
             raise self._lose("closed the connection") from None

@@ -8,6 +8,8 @@ import stat
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa, utils
 
+MINIMUM_BITS = 1024
+
 
 class KeyUnusable(ValueError):
     """The file holds no key that can sign; the message names the file and never the content."""
@@ -32,10 +34,10 @@ def _parse(pem: bytes) -> SigningKey:
     # Loading checks the primes, which takes far longer than signing: a reload must not do it again.
     key = serialization.load_pem_private_key(pem, None)
     if isinstance(key, rsa.RSAPrivateKey):
-        if key.key_size < 1024:
-            raise ValueError(f"RSA keys need 1024 bits at least (RFC 8301), this one has {key.key_size}")
+        if key.key_size < MINIMUM_BITS:
+            raise ValueError(f"RSA keys need {MINIMUM_BITS} bits at least (RFC 8301), this one has {key.key_size}")
     elif not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise ValueError("neither RSA nor Ed25519")  # noqa: TRY004
+        raise ValueError("neither RSA nor Ed25519")
     return SigningKey(key)
 
 

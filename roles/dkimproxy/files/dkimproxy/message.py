@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a client sends after DATA: found end, checked text, hashed body, kept in memory or on disk."""
 
+import io
 import re
 import secrets
 import tempfile
@@ -60,10 +61,10 @@ class Message:
         self._in_header = True
         self._separator = b""
         self._hashes = {relaxed: BodyHash(relaxed) for relaxed in canonical}
-        self._spool_dir, self._spool_memory, self._size_limit = spool_dir, spool_memory, size_limit
+        self._spool_dir, self._spool_memory, self._size_limit = (spool_dir, spool_memory, size_limit)
         self._memory: list[bytes] = []
         self._in_memory = 0
-        self._file = None
+        self._file: io.FileIO | None = None
         self._kept = b""
         self._mistake: Rejected | None = None
 
@@ -116,12 +117,14 @@ class Message:
 
     def wire(self, signatures: Iterable[bytes]) -> Iterator[bytes]:
         """The signed message with dot-stuffing and the end of data, in blocks."""
-        tail = b"\r\n"
+        tail, last = b"\r\n", b""
         for block in self._blocks(b"".join([*signatures, *self.fields, self._separator])):
+            if last:
+                yield last
             joined = tail + block
-            yield joined.replace(b"\r\n.", b"\r\n..")[len(tail) :]
+            last = joined.replace(b"\r\n.", b"\r\n..")[len(tail) :]
             tail = joined[-2:]
-        yield b".\r\n"
+        yield last + b".\r\n"
 
     def close(self) -> None:
         self._memory.clear()
@@ -164,12 +167,10 @@ class Message:
         """Gather the header section; returns what already belongs to the body."""
         start = max(0, len(self._header) - 3)
         self._header += piece
-        at = self._header.find(b"\r\n\r\n", start)
-        if self._header.startswith(b"\r\n"):
-            at = -2
-        elif at < 0:
-            if len(self._header) > HEADER_LIMIT:
-                raise Refused("header-size", "The header of this message is too large", "5.3.4", 552)
+        at = -2 if self._header.startswith(b"\r\n") else self._header.find(b"\r\n\r\n", start)
+        if (len(self._header) if at == -1 else at) > HEADER_LIMIT:
+            raise Refused("header-size", "The header of this message is too large", "5.3.4", 552)
+        if at == -1:
             return b""
         header, body = bytes(self._header[: at + 2]), bytes(self._header[at + 4 :])
         self._header.clear()

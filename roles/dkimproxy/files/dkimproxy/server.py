@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The master process: listens, forks workers, replaces them, passes signals on, talks to systemd."""
 
+import contextlib
 import gc
 import grp
 import os
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 from .config import Config
 from .errors import ConfigError
-from .log import log
+from .log import log, log_to_syslog
 from .notify import notify, watchdog_seconds
 from .session import Setup
 from .worker import GRACE, run_worker
@@ -108,7 +109,7 @@ class Master:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             run_worker(self._listener, theirs, self._setup, self._load_config)
             status = 0
-        except BaseException:  # noqa: BLE001
+        except BaseException:
             log("err", "worker failed: " + traceback.format_exc(limit=-3))
         finally:
             os._exit(status)
@@ -166,10 +167,8 @@ class Master:
         for pid in self._children:
             os.kill(pid, signal.SIGKILL)
         if self._config.pidfile:
-            try:
+            with contextlib.suppress(OSError):
                 os.unlink(self._config.pidfile)
-            except OSError:
-                pass
         log("info", "stopped")
 
 
@@ -217,6 +216,8 @@ def _daemonize() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
+    log_to_syslog()
+    os.dup2(null, 2)
 
 
 def _write_pidfile(path: str) -> None:
@@ -228,7 +229,7 @@ def _write_pidfile(path: str) -> None:
 
 
 def _reap() -> list[tuple[int, int]]:
-    ended = []
+    ended: list[tuple[int, int]] = []
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

@@ -7,8 +7,10 @@ it, so what is refused here never began there, and the client's 250 is the next 
 
 import asyncio
 import re
+import socket
 import time
 import traceback
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from .address import Address, AddressError, parse_address, parse_authors
@@ -76,17 +78,15 @@ class Setup:
 class Session:
     """Serves one client; `run` returns when the connection is closed."""
 
-    def __init__(
-        self, get_setup, timeouts: Timeouts, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, get_setup: Callable[[], Setup], timeouts: Timeouts, sock: socket.socket) -> None:
         self._get_setup = get_setup
-        self._client = Client(reader, writer, timeouts)
+        self._client = Client(sock, timeouts)
         self._next_hop = NextHop(timeouts)
         self._sender: Address | None = None
         self._has_sender = False
         self._recipients = 0
         self._size_limit: int | None = None
-        self._task: asyncio.Task | None = None
+        self._task: asyncio.Task[None] | None = None
         self._draining = False
         self.waiting = False
 
@@ -96,16 +96,17 @@ class Session:
             await self._converse()
         except ClientGone as gone:
             if gone.idle:
-                await self._farewell(b"421 4.4.2 You have said nothing for too long\r\n")
+                await self._client.say_farewell(b"421 4.4.2 You have said nothing for too long\r\n")
         except NextHopLost as lost:
-            await self._farewell(lost.reply() + b"\r\n")
+            log("warning", f"session ended: {lost.text}")
+            await self._client.say_farewell(lost.reply() + b"\r\n")
         except asyncio.CancelledError:
-            await self._farewell(b"421 4.3.2 The signing proxy is shutting down, try again\r\n")
-        except Exception as error:  # noqa: BLE001
+            await self._client.say_farewell(b"421 4.3.2 The signing proxy is shutting down, try again\r\n")
+        except Exception as error:
             log("err", f"session failed: {_describe(error)}")
-            await self._farewell(b"421 4.3.0 The signing proxy failed, try again\r\n")
+            await self._client.say_farewell(b"421 4.3.0 The signing proxy failed, try again\r\n")
         finally:
-            self._next_hop.lose()
+            self._next_hop.close()
             self._client.close()
 
     def drain(self) -> None:
@@ -113,12 +114,6 @@ class Session:
         self._draining = True
         if self.waiting and not self._has_sender and self._task:
             self._task.cancel()
-
-    async def _farewell(self, reply: bytes) -> None:
-        try:
-            await self._client.send(reply)
-        except ClientGone:
-            pass
 
     async def _converse(self) -> None:
         greeting = await self._next_hop.connect(*self._get_setup().config.relay)
@@ -226,7 +221,7 @@ class Session:
             _log_message(reply, message, signers, milliseconds)
             return reply.wire()
         except NextHopLost as lost:
-            log("warning", f"verdict=deferred reason={lost.reason} detail={lost.text!r} size={message.size}")
+            log("notice", f"verdict=deferred reason={lost.reason} code=421 size={message.size}")
             raise
         except Rejected as error:
             verdict = "refused" if error.code >= 500 else "deferred"
@@ -235,7 +230,7 @@ class Session:
             return error.reply() + b"\r\n"
         except (ClientGone, asyncio.CancelledError):
             raise
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             log("err", f"verdict=deferred reason=internal detail={_describe(error)}")
             await self._forget()
             return b"451 4.3.0 The signing proxy failed, try again\r\n"
@@ -249,7 +244,7 @@ class Session:
             message.feed(data.feed(await self._client.block()))
         self._client.unread(data.rest)
 
-    async def _hand_on(self, blocks) -> Reply:
+    async def _hand_on(self, blocks: Iterable[bytes]) -> Reply:
         reply = await self._next_hop.command(b"DATA\r\n")
         if reply.code == 354:
             reply = await self._next_hop.message(blocks)
@@ -265,7 +260,7 @@ class Session:
         """End the transaction at the next hop; where that fails, the next command says so."""
         try:
             if (await self._next_hop.command(b"RSET\r\n")).code != 250:
-                self._next_hop.lose()
+                self._next_hop.close()
         except NextHopLost:
             pass
 

@@ -2,11 +2,14 @@
 """A worker process: accepts from the shared socket and serves sessions."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 
+from .config import Config
 from .connection import Timeouts
 from .errors import ConfigError
 from .log import log
@@ -21,11 +24,15 @@ HEARTBEAT = 2
 class Worker:
     """`parent` is a datagram socket to the master: `beat` every HEARTBEAT seconds, `reloaded` after a reload."""
 
-    def __init__(self, listener: socket.socket, parent: socket.socket, setup: Setup, load_config) -> None:
-        self._listener, self._parent, self._setup, self._load_config = listener, parent, setup, load_config
+    def __init__(
+        self, listener: socket.socket, parent: socket.socket, setup: Setup, load_config: Callable[[], Config]
+    ) -> None:
+        self._listener, self._parent, self._setup, self._load_config = (listener, parent, setup, load_config)
         self._timeouts = Timeouts()
-        self._sessions: dict[Session, asyncio.Task] = {}
+        self._sessions: set[Session] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._rights_checked = 0.0
+        self._bad_rights: tuple[int, int, int] | None = None
 
     async def run(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -48,7 +55,9 @@ class Worker:
         if path and setup.rights and time.monotonic() - self._rights_checked > 0.2:
             self._rights_checked = time.monotonic()
             try:
-                if file_version(os.stat(path)) != setup.rights.version:
+                version = file_version(os.stat(path))
+                if version not in (setup.rights.version, self._bad_rights):
+                    self._bad_rights = version
                     self._setup = setup = Setup(setup.config, setup.signers, Rights(path))
                     log("info", f"read {path} again")
             except (ConfigError, OSError) as error:
@@ -66,32 +75,27 @@ class Worker:
             self._loop.remove_reader(self._listener)
             self._loop.call_later(1, self._accept_again)
             return
-        connection.setblocking(False)
-        asyncio.ensure_future(self._serve(connection))
+        task = self._loop.create_task(self._serve(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _accept_again(self) -> None:
         if not self._stop.is_set():
             self._loop.add_reader(self._listener, self._accept)
 
     async def _serve(self, connection: socket.socket) -> None:
-        reader = asyncio.StreamReader(limit=1 << 16)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, connection)
-        writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
-        session = Session(self.current_setup, self._timeouts, reader, writer)
-        task = asyncio.current_task()
-        assert task
-        self._sessions[session] = task
+        session = Session(self.current_setup, self._timeouts, connection)
+        self._sessions.add(session)
         try:
             await session.run()
         finally:
-            del self._sessions[session]
+            self._sessions.discard(session)
 
     async def _drain(self) -> None:
-        for session in list(self._sessions):
+        for session in self._sessions:
             session.drain()
-        if tasks := list(self._sessions.values()):
-            _, late = await asyncio.wait(tasks, timeout=GRACE)
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=GRACE)
             for task in late:
                 task.cancel()
             if late:
@@ -105,10 +109,8 @@ class Worker:
         self._tell(b"reloaded")
 
     def _tell(self, word: bytes) -> None:
-        try:
+        with contextlib.suppress(OSError):
             self._parent.send(word)
-        except OSError:
-            pass
 
     async def _beat(self) -> None:
         while True:
@@ -116,6 +118,6 @@ class Worker:
             await asyncio.sleep(HEARTBEAT)
 
 
-def run_worker(listener: socket.socket, parent: socket.socket, setup: Setup, load_config) -> None:
+def run_worker(listener: socket.socket, parent: socket.socket, setup: Setup, load_config: Callable[[], Config]) -> None:
     """Serve until SIGTERM or until the master is gone."""
     asyncio.run(Worker(listener, parent, setup, load_config).run())

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The signer's package and the tests' helpers can be imported; keys and a running proxy are fixtures."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+FILES = HERE.parents[2] / "roles" / "dkimproxy" / "files"
+sys.path[:0] = [str(FILES), str(HERE)]
+
+import pytest  # noqa: E402
+from dkimproxy_helpers import Keys, NextHop, Proxy  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory):
+    return Keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def next_hop():
+    with NextHop() as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(keys, next_hop, tmp_path):
+    with Proxy(keys, next_hop, tmp_path) as running:
+        yield running

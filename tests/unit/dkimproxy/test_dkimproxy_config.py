@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""DKIMproxy's language: what is read, what is an error and where, which signature a message gets."""
+
+import subprocess
+
+import pytest
+from dkimproxy import config
+from dkimproxy.address import parse_address
+from dkimproxy.errors import ConfigError, Refused
+from dkimproxy.keys import _parse
+from dkimproxy.signers import Signers
+from dkimproxy_helpers import launch
+
+BASE = "listen 127.0.0.1:10027\nrelay 127.0.0.1:10028\ndomain example.org\nselector rsa\n"
+
+
+@pytest.fixture
+def write(tmp_path, keys):
+    """Write a file below TMP; KEYS and TMP in its text become their directories."""
+
+    def write(name, text):
+        path = tmp_path / name
+        path.touch(0o600)
+        path.write_text(text.replace("KEYS", str(keys.directory)).replace("TMP", str(tmp_path)))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def load(write):
+    def load(text, arguments=()):
+        options, words = config.read_arguments([f"--conf_file={write('dkimproxy_out.conf', text)}", *arguments])
+        return config.load(options, words)
+
+    return load
+
+
+def signatures(loaded, address, list_id=None):
+    return [(s.domain, s.selector, s.key.algorithm) for s in Signers(loaded).choose(parse_address(address), list_id)]
+
+
+OLD = """\
+# specify what address/port DKIMproxy should listen on
+listen    127.0.0.1:10027
+
+relay     127.0.0.1:10028
+domain    example.org,example.com
+signature dkim(c=relaxed)
+signature domainkeys(c=nofws)
+keyfile   KEYS/rsa.pem
+selector  rsa
+  min_servers = 5
+min_spare_servers: 2
+reject_error 1
+user dkimproxy
+group dkimproxy
+daemonize 1
+pidfile /run/dkimproxy.pid
+"""
+
+
+def test_a_file_of_dkimproxy_is_taken_over(load):
+    loaded = load(OLD + "legacy ignore\n")
+    assert loaded.listen == ("127.0.0.1", 10027) and loaded.relay == ("127.0.0.1", 10028)
+    assert loaded.domains == ("example.org", "example.com")
+    assert (loaded.user, loaded.group, loaded.daemonize, loaded.from_policy) == (
+        "dkimproxy",
+        "dkimproxy",
+        True,
+        "domain",
+    )
+    assert len(loaded.signatures) == 1 and loaded.signatures[0].relaxed == (True, False)
+    assert "DomainKeys" in loaded.warnings[0] and ":7:" in loaded.warnings[0]
+    assert signatures(loaded, "a@sub.example.com") == [("example.com", "rsa", "rsa-sha256")]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("signature domainkeys", r"conf:5: DomainKeys .*dkim\("),
+        ("signature dkim(a=rsa-sha1)", r"conf:5: rsa-sha1 .*rsa-sha256"),
+        ("method nofws", "canonicalization"),
+        ("nonsense 1", "conf:5: unknown key 'nonsense'"),
+        ("signature dkim(q=1)", "conf:5: signature: 'q=1'"),
+        ("signature dkim(c=nothing)", "conf:5: signature: must be simple, relaxed"),
+        ("signature dkim(a=md5)", "conf:5: signature: a=md5"),
+        ("signature arc()", r"conf:5: signature: 'arc\(\)'"),
+        ("signature dkim(d=exa_mple..org)", "conf:5: signature: .*no domain name"),
+        ("signature dkim(s=a b)", "conf:5: signature: is no selector"),
+        ("signature dkim(h=received)", "conf:5: signature: h=: 'received'"),
+        ("signature dkim(x=soon)", "conf:5: signature: must be a whole number"),
+        ("from_policy any", "conf:5: from_policy 'any': must be account or domain"),
+        ("from_policy account", "needs 'senders'"),
+        ("min_servers many", "conf:5: min_servers 'many'"),
+        ("daemonize perhaps", "conf:5: daemonize"),
+        ("keyfile", "conf:5: keyfile has no value"),
+        ("listen 127.0.0.1:1", "conf:5: listen was given before"),
+        ("domain example..com", "conf:5: domain .*no domain name"),
+        ("spool_dir /nonexistent", "spool_dir /nonexistent"),
+        ("sender_map /nonexistent", "/nonexistent: No such file"),
+        ("?", "conf:5: not a `key value` line"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(load, text, words):
+    with pytest.raises(ConfigError, match=words):
+        load(BASE + text + "\n")
+
+
+def test_all_mistakes_are_named_at_once(load):
+    with pytest.raises(ConfigError) as error:
+        load("listen nowhere\nfoo 1\nlegacy maybe\n")
+    assert len(str(error.value).splitlines()) >= 4
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no key file"),
+        ("keyfile KEYS/none.pem", "none.pem: No such file"),
+        ("keyfile TMP/dkimproxy_out.conf", "dkimproxy_out.conf: no private key in PEM"),
+        ("keyfile TMP/open.pem", "open.pem is open to every user"),
+        ("keyfile KEYS/ed.pem\nsignature dkim(a=rsa-sha256)", "is for ed25519-sha256"),
+        ("keyfile KEYS/rsa.pem\nsignature dkim(d=example.net)\ndomain example.com", "domain example.org: no signature"),
+        ("keyfile KEYS/rsa.pem\nsignature dkim(i=a@example.net)", "i=a@example.net lies outside"),
+        ("keyfile KEYS/rsa.pem\nsignature dkim(i=$nothing)", r"unknown macro \$nothing"),
+    ],
+)
+def test_keys_are_checked(load, keys, tmp_path, text, words):
+    (tmp_path / "open.pem").write_bytes(keys.path("rsa").read_bytes())
+    (tmp_path / "open.pem").chmod(0o644)
+    with pytest.raises(ConfigError, match=words):
+        Signers(load(BASE + text + "\n"))
+
+
+def test_short_keys_are_refused(load, monkeypatch):
+    monkeypatch.setattr("dkimproxy.keys.MINIMUM_BITS", 4096)
+    _parse.cache_clear()
+    with pytest.raises(ConfigError, match="4096 bits at least"):
+        Signers(load(BASE + "keyfile KEYS/rsa.pem\n"))
+    _parse.cache_clear()
+
+
+def test_command_line_wins_and_positions_are_listen_and_relay(load):
+    loaded = load("domain example.org\n", ["--selector=s2", "--domain", "example.net", "[::1]:25", "relay.example:26"])
+    assert loaded.listen == ("::1", 25) and loaded.relay == ("relay.example", 26)
+    assert loaded.domains == ("example.net",)
+
+
+def test_two_domains_with_their_own_keys(load):
+    loaded = load(
+        "listen 127.0.0.1:1\nrelay 127.0.0.1\n"
+        "signature dkim(d=example.org, s=rsa, key=KEYS/rsa.pem)\n"
+        "signature dkim(d=example.net, s=other, key=KEYS/other.pem)\n"
+        "signature dkim(d=deep.example.org, s=deep, key=KEYS/rsa.pem)\n"
+        "signature dkim(d=example.org, s=ed, key=KEYS/ed.pem)\n"
+    )
+    assert loaded.relay == ("127.0.0.1", 25)
+    both = [("example.org", "rsa", "rsa-sha256"), ("example.org", "ed", "ed25519-sha256")]
+    assert signatures(loaded, "a@example.org") == both
+    assert signatures(loaded, "a@sub.example.org") == both
+    assert signatures(loaded, "a@example.net") == [("example.net", "other", "rsa-sha256")]
+    assert signatures(loaded, "a@x.deep.example.org") == [("deep.example.org", "deep", "rsa-sha256")]
+    for foreign in ("a@example.com", "a@notexample.org", "a@org", "a@example.org.example.com"):
+        with pytest.raises(Refused):
+            signatures(loaded, foreign)
+
+
+def test_macros(load, write, keys):
+    write("example.net.pem", keys.path("other").read_text())
+    write("example.org.pem", keys.path("rsa").read_text())
+    loaded = load(BASE + "domain example.net\nsignature dkim(d=$senderdomain,i=$sender,key=TMP/$keydomain.pem)\n")
+    [signer] = Signers(loaded).choose(parse_address("a@sub.example.org"))
+    assert (signer.domain, signer.identity) == ("sub.example.org", "a@sub.example.org")
+    assert signatures(loaded, "b@example.net") == [("example.net", "rsa", "rsa-sha256")]
+
+
+def test_maps(load, write):
+    write(
+        "senders.map",
+        "; comment\n"
+        "vip@example.com  dkim(s=other,key=KEYS/other.pem,d=example.com), domainkeys(c=nofws)\n"
+        "example.com dkim(c=simple)\n"
+        ".  dkim(d=example.org)\n",
+    )
+    write("lists.map", "example.com dkim(s=list)\n")
+    loaded = load(BASE + "keyfile KEYS/rsa.pem\nlegacy ignore\nsender_map TMP/senders.map\nlistid_map TMP/lists.map\n")
+    assert signatures(loaded, "vip+tag@example.com") == [("example.com", "other", "rsa-sha256")]
+    assert signatures(loaded, "a@sub.example.com") == [("example.com", "rsa", "rsa-sha256")]
+    assert signatures(loaded, "a@example.org") == [("example.org", "rsa", "rsa-sha256")]
+    assert signatures(loaded, "a@example.com", "news.example.com") == [("example.com", "list", "rsa-sha256")]
+    with pytest.raises(Refused):
+        signatures(loaded, "a@example.net")
+
+
+def test_check(tmp_path, keys):
+    path = tmp_path / "dkimproxy_out.conf"
+    path.write_text(BASE + f"keyfile {keys.path('rsa')}\n")
+    good = subprocess.run(launch("--check", f"--conf_file={path}"), capture_output=True, text=True, check=False)
+    assert (good.returncode, good.stdout) == (0, "configuration OK: example.org\n")
+    path.write_text(BASE + "keyfile /none.pem\n")
+    bad = subprocess.run(launch("--check", f"--conf_file={path}"), capture_output=True, text=True, check=False)
+    assert bad.returncode == 78 and "/none.pem: No such file" in bad.stderr
+    path.write_text(BASE + f"keyfile {keys.path('rsa')}\nsenders {tmp_path}/none\n")
+    bad = subprocess.run(launch("--check", f"--conf_file={path}"), capture_output=True, text=True, check=False)
+    assert bad.returncode == 78 and "none: No such file" in bad.stderr
+
+
+def test_help_explains_every_key():
+    text = subprocess.run(launch("--help"), capture_output=True, text=True, check=True).stdout
+    assert [key for key in config._KEYS if key not in text] == ["domainkeys_method"]
