@@ -17,6 +17,7 @@ class FilterModule:
         return {
             "accepted_domains": addresses.accepted_domains,
             "domain_names": addresses.domain_names,
+            "first_address": addresses.first_address,
             "is_under": names.is_under,
             "outside_aliases": addresses.outside_aliases,
             "problems": problems.problems,

@@ -35,6 +35,12 @@ def account_names(account: Account) -> list[str]:
     return [address.lower() for address in [account["address"], *(account.get("aliases") or [])]]
 
 
+def first_address(accounts: Any) -> str:
+    """Address of the first account; empty where ``accounts`` is not what it should be, which :mod:`problems` will say."""
+    first = accounts[0] if isinstance(accounts, list) and accounts else {}
+    return str(first.get("address") or "") if isinstance(first, Mapping) else ""
+
+
 def system_aliases(domains: Sequence[str], hostname: str, admin: str, taken: Iterable[str]) -> dict[str, list[str]]:
     """``postmaster`` and its like at every domain and at the host's name lead to ``admin`` where nobody has them."""
     names = (f"{name}@{domain}" for domain in accepted_domains(domains, hostname) for name in SYSTEM_NAMES)

@@ -35,15 +35,6 @@ FILE_OPTIONS: dict[str, Any] = {
 }
 
 
-def shown(params: dict[str, Any]) -> dict[str, Any]:
-    """What ``-vvv`` may print of a module's parameters: everything but the texts of files, which a diff shows better.
-
-    ``no_log`` on the texts would do, but would blank them in the diff as well.
-    """
-    files = [{key: value for key, value in item.items() if key != "content"} for item in params["files"]]
-    return {"module_args": {**params, "files": files}}
-
-
 class CommandFailed(Exception):
     """A command ended with an error; ``str()`` is what it said."""
 

@@ -76,6 +76,12 @@ options:
         type: str
         choices: [restart, reload, none]
         default: restart
+  files_json:
+    description:
+      - O(files) as JSON. The action plugin of the same name moves them here, so that neither the managed host's journal
+        nor C(-vvv) gets the texts; a diff shows those that are no secrets.
+    type: str
+    default: "[]"
   commands:
     description: Commands that are run after the files are in place, when one of their files changed.
     type: list
@@ -128,6 +134,7 @@ needs:
   returned: always
 """
 
+import json  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -138,7 +145,6 @@ from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import (  
     CommandFailed,
     ManagedFile,
     run,
-    shown,
     taken_back_on_failure,
     user_id,
 )
@@ -187,6 +193,7 @@ def main() -> None:
                                       "on_change": FILE_OPTIONS["on_change"],
                                       "argv": {"type": "list", "elements": "str", "required": True}}},
             "files": {"type": "list", "elements": "dict", "default": [], "options": FILE_OPTIONS},
+            "files_json": {"type": "str", "default": "[]", "no_log": True},
             "commands": {"type": "list", "elements": "dict", "default": [], "options": {
                 "argv": {"type": "list", "elements": "str", "required": True},
                 "when_changed": {"type": "list", "elements": "path", "required": True},
@@ -198,7 +205,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     wanted = module.params
-    files = [ManagedFile.from_options(item) for item in wanted["files"]]
+    files = [ManagedFile.from_options(item) for item in wanted["files"] + json.loads(wanted["files_json"])]
 
     users = [user for user in wanted["users"] if user_id(user["name"]) is None]
     directories = [item for item in wanted["directories"]
@@ -228,11 +235,10 @@ def main() -> None:
             if changed:
                 put_in_place(changed, wanted)
         except (CommandFailed, OSError, LookupError) as error:
-            module.fail_json(msg=f"{wanted['service'] or 'files'}: {error}", changed_paths=changed_paths,
-                             invocation=shown(wanted))
+            module.fail_json(msg=f"{wanted['service'] or 'files'}: {error}", changed_paths=changed_paths)
 
     result["needs"] = needs(wanted, files, {file.on_change for file in changed} | {item["on_change"] for item in missing})
-    module.exit_json(**result, invocation=shown(wanted))
+    module.exit_json(**result)
 
 
 def put_in_place(changed: list[ManagedFile], wanted: dict[str, Any]) -> None:

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What somebody relies on who runs the role smtp_relay alone: as a satellite, or beside an smtpd.conf of his own."""
+
+import smtplib
+import uuid
+
+import pytest
+from testbed import containers, provider
+
+RELAY = "smtp_relay-provider"
+testinfra_hosts = ["docker://smtp_relay-debian12", "docker://smtp_relay-debian13", "docker://smtp_relay-own"]
+
+
+@pytest.fixture
+def name(host):
+    return host.backend.name
+
+
+def write(name: str, recipient: str = "carol@far.test", user: str = "root") -> str:
+    """Send a message with sendmail(8) as a local user does; its marker."""
+    marker = uuid.uuid4().hex
+    containers.docker(
+        "exec", "-i", "--user", user, name, "/usr/sbin/sendmail", recipient,
+        data=f"Subject: {marker}\n\nFrom cron.\n".encode(),
+    )
+    return marker
+
+
+def test_local_mail_leaves_through_the_provider_with_login_and_tls(name):
+    kept = provider.wait_kept(RELAY, write(name))
+    assert kept.auth_user.partition("@")[0] == "satellite"
+    assert kept.tls.startswith("TLSv1.")
+    hostname = containers.run(name, "hostname").strip()
+    assert kept.sender == f"root@{hostname}"
+    assert kept.client_helo == hostname
+    assert kept.recipients == ("carol@far.test",)
+
+
+def test_nothing_is_taken_from_outside(host, name):
+    listening = host.check_output("ss -Hltn")
+    assert not [line for line in listening.splitlines() if ":25 " in line or ":587 " in line or ":465 " in line]
+    with pytest.raises(OSError):
+        smtplib.SMTP(containers.address(name), 25, timeout=5)
+
+
+def test_credentials_can_be_read_by_root_and_opensmtpd_alone(host):
+    table = host.file("/etc/opensmtpd/relay_credentials")
+    assert (table.user, table.group, table.mode) == ("root", "opensmtpd", 0o640)
+    assert host.file("/etc/opensmtpd/srs.conf").mode == 0o600
+    assert host.run("runuser -u nobody -- cat /etc/opensmtpd/relay_credentials").rc != 0
+
+
+@pytest.mark.parametrize("certificate", ["untrusted", "wrong_name", "expired"])
+def test_a_certificate_that_does_not_verify_gets_neither_mail_nor_login(name, certificate):
+    provider.show_certificate(RELAY, certificate)
+    try:
+        logins = provider.sessions(RELAY).count("sasl_username=")
+        marker = write(name)
+        containers.wait_for(lambda: "|pending|" in containers.run(name, "smtpctl", "show", "queue"), 40, "a deferred message")
+        assert not provider.find(RELAY, marker)
+        assert provider.sessions(RELAY).count("sasl_username=") == logins
+    finally:
+        provider.show_certificate(RELAY, "trusted")
+    provider.wait_kept(RELAY, marker, timeout=120)
+
+
+def test_the_timer_looks_after_waiting_mail(host):
+    assert host.service("selfhosted-mail-retry.timer").is_enabled
+    assert host.service("selfhosted-mail-retry.timer").is_running
+
+
+def test_opensmtpd_comes_back(host, name):
+    host.run_test("pkill -KILL smtpd")
+    containers.wait_for(lambda: host.run("smtpctl show stats").rc == 0, 20, "OpenSMTPD after a kill")
+    provider.wait_kept(RELAY, write(name))
+
+
+def test_somebodys_own_file_is_as_he_wrote_it(host, name):
+    text = host.file("/etc/smtpd.conf").content_string
+    if name == "smtp_relay-own":
+        assert text.startswith("# Mine.")
+        marker = uuid.uuid4().hex
+        program = (
+            "import smtplib; smtplib.SMTP('127.0.0.1', 2525).sendmail"
+            f"('app@own.satellite.test', 'carol@far.test', 'Subject: {marker}\\n\\n.')"
+        )
+        containers.run(name, "python3", "-c", program)
+        assert provider.wait_kept(RELAY, marker).sender == "app@own.satellite.test"
+    else:
+        assert 'include "/etc/opensmtpd/relay.conf"' in text
+
+
+def test_the_journal_has_no_password(host):
+    assert host.run("journalctl --no-pager --output=export | grep -aF '#@ %{}'").rc != 0
