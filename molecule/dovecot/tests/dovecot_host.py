@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A host with the role dovecot alone: its accounts, its LMTP socket, and the role run once more."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from testbed import containers
+
+INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
+CONVERGE = Path(__file__).parents[1] / "converge.yml"
+
+# Login and password, as in converge.yml.
+ALICE = ("alice@example.org", "correct horse")
+BOB = ("bob@example.net", 'bättery "staple" : #1')
+CAROL = ("carol@example.org", "first")
+
+_LMTP_CLIENT = r"""
+import json, smtplib, sys
+recipients, message = json.loads(sys.argv[1]), sys.stdin.buffer.read()
+client = smtplib.LMTP("/run/dovecot/lmtp")
+client.ehlo()
+client.mail("sender@world.test")
+replies = {name: client.rcpt(name) for name in recipients}
+taken = [name for name, reply in replies.items() if reply[0] == 250]
+if taken:
+    client.putcmd("DATA")
+    client.getreply()
+    client.send(message + b".\r\n")
+    for name in taken:
+        replies[name] = client.getreply()
+print(json.dumps({name: [code, text.decode()] for name, (code, text) in replies.items()}))
+"""
+
+
+def lmtp(container: str, message: bytes, *recipients: str, user: str = "vmail") -> dict[str, tuple[int, str]]:
+    """Hand in a message (CRLF line endings, no dot lines) as the system user `user`.
+
+    Code and text by recipient: of RCPT where that refused, else of the message (RFC 2033 §4.2). AssertionError with the
+    client's traceback when the socket cannot be reached.
+    """
+    answer = containers.docker(
+        "exec", "--interactive", "--user", user, container, "python3", "-c", _LMTP_CLIENT, json.dumps(recipients),
+        data=message,
+    )
+    return {name: (code, text) for name, (code, text) in json.loads(answer).items()}
+
+
+def run_role(container: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """The converge playbook once more, for this host, with further options of ansible-playbook. All output is in `stdout`."""
+    return subprocess.run(
+        ["ansible-playbook", "--inventory", INVENTORY, "--limit", container, *options, str(CONVERGE)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )

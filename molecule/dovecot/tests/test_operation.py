@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Changes while it runs, accidents, and a clean journal."""
+
+from __future__ import annotations
+
+import imaplib
+import json
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from dovecot_host import ALICE, CAROL, run_role
+from testbed import imap
+from testbed.containers import wait_for
+from testinfra.host import Host
+
+
+def accepted(address: str, user: str, password: str) -> bool:
+    try:
+        imap.session(address, user, password).logout()
+    except imaplib.IMAP4.error as refusal:
+        assert "AUTHENTICATIONFAILED" in str(refusal)
+        return False
+    return True
+
+
+def test_changed_configuration_keeps_sessions(host: Host, container: str, address: str) -> None:
+    before = host.service("dovecot").systemd_properties["MainPID"]
+    with imap.session(address, *ALICE) as box:
+        since = time.monotonic()
+        done = run_role(container, "-e", "dovecot_imap_sessions_per_user=2")
+        assert done.returncode == 0, done.stdout
+        # Dovecot may end sessions that have said nothing for 10 seconds.
+        time.sleep(max(0, since + 12 - time.monotonic()))
+        box.noop()
+        with imap.session(address, *ALICE), pytest.raises(imaplib.IMAP4.error, match="LIMIT"):
+            imap.session(address, *ALICE)
+        assert run_role(container).returncode == 0
+        box.noop()
+    assert host.service("dovecot").systemd_properties["MainPID"] == before
+
+
+def test_refused_configuration_leaves_the_old_one(host: Host, container: str, address: str) -> None:
+    path = "/etc/dovecot/dovecot.conf"
+    before = host.check_output(f"sha256sum {path}")
+    with imap.session(address, *ALICE) as box:
+        done = run_role(container, "-e", "__dovecot_certificate=/nonexistent.pem")
+        assert done.returncode != 0
+        assert re.search(r"/nonexistent\.pem.*No such file", done.stdout)
+        box.noop()
+    assert host.check_output(f"sha256sum {path}") == before
+    imap.session(address, *ALICE).logout()
+    assert not re.search(r"changed=[1-9]", run_role(container).stdout)
+
+
+def test_bad_values_are_refused_by_name(container: str) -> None:
+    bad = {
+        "dovecot_mail_dir": "vmail",
+        "dovecot_junk_header": "X Spam",
+        "dovecot_imap_sessions_per_user": 0,
+        "dovecot_hostname": "mail",
+        "dovecot_admin_address": "nobody@example.org",
+    }
+    done = run_role(container, "-e", json.dumps(bad))
+    assert done.returncode != 0
+    for name in bad:
+        assert f"{name}: " in done.stdout
+    assert "changed=0" in done.stdout
+
+
+def test_output_shows_no_secret(host: Host, container: str) -> None:
+    host.check_output("rm /etc/selfhosted-mail/passwd /etc/dovecot/dovecot.conf")
+    done = run_role(container, "--diff", "-vvv")
+    assert done.returncode == 0, done.stdout
+    shown = done.stdout + host.check_output("journalctl --no-pager")
+    assert "+ssl_min_protocol" in shown
+    for secret in ("bättery", r"b\u00e4ttery", r"b\xe4ttery", "staple", "$6$"):
+        assert secret not in shown
+    key = host.file("/etc/selfhosted-mail/tls/mail.example.org.key").content_string.splitlines()[1]
+    assert key not in shown
+
+
+def test_changed_password_takes_effect_without_a_reload(host: Host, address: str) -> None:
+    passwd = "/etc/selfhosted-mail/passwd"
+    host.check_output(f"cp -p {passwd} {passwd}.before")
+    assert accepted(address, *CAROL)
+    try:
+        changed = host.check_output("openssl passwd -6 second")
+        host.check_output(f"cp -p {passwd} {passwd}.new && sed 's|^{CAROL[0]}:[^:]*:|{CAROL[0]}:{changed}:|' {passwd} "
+                          f"> {passwd}.new && mv {passwd}.new {passwd}")
+        # Dovecot looks once a second.
+        time.sleep(1.1)
+        assert not accepted(address, *CAROL)
+        assert accepted(address, CAROL[0], "second")
+        host.check_output(f"sed -i '/^{CAROL[0]}:/d' {passwd} && chown dovecot {passwd}")
+        time.sleep(1.1)
+        assert not accepted(address, CAROL[0], "second")
+    finally:
+        host.check_output(f"mv {passwd}.before {passwd}")
+
+
+def test_wrong_logins_are_refused(address: str) -> None:
+    wrong = [
+        (ALICE[0], "wrong"),
+        (ALICE[0], ""),
+        (ALICE[0], CAROL[1]),
+        ("nobody@example.org", ALICE[1]),
+        ("alice", ALICE[1]),
+        ("root", ""),
+    ]
+    # At once: Dovecot makes an address that guesses wait longer each time. The restart below ends that.
+    with ThreadPoolExecutor(len(wrong)) as threads:
+        assert not any(threads.map(lambda login: accepted(address, *login), wrong))
+
+
+@pytest.mark.parametrize("signal", ["KILL", "TERM"])
+def test_comes_back_when_killed(host: Host, address: str, signal: str) -> None:
+    assert host.service("dovecot").is_enabled
+    before = host.service("dovecot").systemd_properties["MainPID"]
+    host.check_output(f"kill -{signal} {before}")
+
+    def back() -> bool:
+        try:
+            imap.session(address, *ALICE).logout()
+        except OSError:
+            return False
+        return host.service("dovecot").systemd_properties["MainPID"] != before
+
+    wait_for(back, timeout=15, what="Dovecot back")
+
+
+def test_journal_has_no_errors_of_ours(host: Host) -> None:
+    lines = host.check_output("journalctl --no-pager --output=cat --identifier=dovecot --identifier=sievec")
+    assert "stored mail into mailbox" in lines
+    assert not [line for line in lines.splitlines() if re.search(r"\b(Error|Fatal|Panic)\b", line)]
+    failed = host.check_output("systemctl --failed --plain --no-legend")
+    assert "dovecot" not in failed
