@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What somebody relies on who runs the role opensmtpd alone: who may send what, and that nothing is lost."""
+
+import smtplib
+import socket
+import ssl
+import uuid
+
+import pytest
+from testbed import containers, smtp
+
+testinfra_hosts = ["docker://opensmtpd-debian12", "docker://opensmtpd-debian13"]
+ALICE = ("alice@our.test", "pa:ss #1")
+
+
+@pytest.fixture
+def name(host):
+    return host.backend.name
+
+
+@pytest.fixture
+def address(name):
+    return containers.address(name)
+
+
+def queue(name: str) -> str:
+    return containers.run(name, "smtpctl", "show", "queue")
+
+
+@pytest.mark.parametrize("port", [25, 465, 587])
+@pytest.mark.parametrize("family", ["0.0.0.0", "[::]"])
+def test_the_listeners(host, family, port):
+    assert f"{family}:{port} " in host.check_output("ss -Hltn")
+
+
+def test_signed_mail_is_taken_back_on_loopback_alone(host):
+    lines = [line for line in host.check_output("ss -Hltn").splitlines() if ":10028 " in line]
+    assert len(lines) == 1 and "127.0.0.1:10028 " in lines[0]
+
+
+def test_port_25_offers_starttls_and_no_login(address):
+    with smtplib.SMTP(address, 25, timeout=10) as session:
+        session.ehlo()
+        assert session.has_extn("starttls")
+        assert not session.has_extn("auth")
+        session.starttls(context=smtp.tls())
+        session.ehlo()
+        assert not session.has_extn("auth")
+
+
+def test_port_587_takes_neither_login_nor_mail_without_tls(address):
+    with smtplib.SMTP(address, 587, timeout=10) as session:
+        session.ehlo()
+        assert not session.has_extn("auth")
+        assert session.docmd("AUTH", "PLAIN AGFsaWNlAHg=")[0] >= 500
+        assert session.docmd("MAIL", "FROM:<alice@our.test>")[0] >= 500
+
+
+@pytest.mark.parametrize("port", [25, 465, 587])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+def test_old_tls_is_refused(address, port, version):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = version
+    with pytest.raises((ssl.SSLError, ConnectionError, smtplib.SMTPException)):
+        if port == 465:
+            with socket.create_connection((address, port), 10) as plain:
+                context.wrap_socket(plain)
+        else:
+            with smtplib.SMTP(address, port, timeout=10) as session:
+                session.starttls(context=context)
+
+
+@pytest.mark.parametrize("port", [465, 587])
+def test_a_wrong_password_is_refused(address, port):
+    with pytest.raises(smtplib.SMTPAuthenticationError):
+        smtp.login(address, port, "alice@our.test", "pa:ss #2")
+
+
+@pytest.mark.parametrize("sender", ["bob@our.test", "alice@far.test", "root@mail.our.test"])
+def test_a_login_may_use_its_own_addresses_alone(address, sender):
+    with smtp.login(address, 465, *ALICE) as session:
+        assert session.docmd("MAIL", f"FROM:<{sender}>")[0] >= 500
+
+
+@pytest.mark.parametrize("sender", ["alice@our.test", "info@our.test"])
+def test_mail_waits_for_the_signing_proxy(address, name, sender):
+    message = smtp.compose(sender, ["carol@far.test"])
+    smtp.submit(address, *ALICE, sender, ["carol@far.test"], message, port=465)
+    containers.wait_for(lambda: f"|{sender}|carol@far.test|" in queue(name), 10)
+    envelope = next(line.split("|")[0] for line in queue(name).splitlines() if f"|{sender}|" in line)
+    assert "dispatcher: SIGN\n" in containers.run(name, "smtpctl", "show", "envelope", envelope)
+
+
+def test_mail_of_the_host_goes_to_the_signing_proxy_too(name):
+    recipient = f"{uuid.uuid4().hex}@far.test"
+    containers.docker("exec", "-i", name, "/usr/sbin/sendmail", recipient, data=b"Subject: cron\n\n.\n")
+    line = containers.wait_for(lambda: next((row for row in queue(name).splitlines() if recipient in row), None), 10)
+    assert "|root@mail.our.test|" in line
+    assert "dispatcher: SIGN\n" in containers.run(name, "smtpctl", "show", "envelope", line.split("|")[0])
+
+
+@pytest.mark.parametrize("recipient", ["alice@our.test", "Alice@OUR.test", "alice+tag@our.test", "info@our.test",
+                                       "postmaster@our.test", "abuse@our.test", "root@mail.our.test", "away@our.test", "postmaster"])
+def test_known_recipients_are_taken_at_25(address, recipient):
+    with smtplib.SMTP(address, 25, timeout=10) as session:
+        session.ehlo()
+        session.mail("peer@world.test")
+        assert session.rcpt(recipient)[0] == 250
+
+
+@pytest.mark.parametrize("recipient", [
+    "nobody@our.test", "nobody@mail.our.test", "carol@far.test", "carol%far.test@our.test", "carol@far.test@our.test",
+    '"carol@far.test"', '"carol@far.test"@our.test', "far.test!carol@our.test", "@our.test:carol@far.test", "vmail@our.test",
+    "vmail",
+])
+def test_unknown_and_foreign_recipients_are_refused_at_25(address, recipient):
+    with smtplib.SMTP(address, 25, timeout=10) as session:
+        session.ehlo()
+        assert session.docmd("MAIL", "FROM:<peer@world.test>")[0] == 250
+        assert session.docmd("RCPT", f"TO:<{recipient}>")[0] >= 500
+
+
+def test_an_alias_to_outside_is_forwarded_and_not_signed(address, name):
+    sender = f"{uuid.uuid4().hex}@world.test"
+    smtp.deliver(address, sender, ["away@our.test"], smtp.compose(sender, ["away@our.test"]))
+    line = containers.wait_for(lambda: next((row for row in queue(name).splitlines() if sender in row), None), 10)
+    assert "|friend@far.test|" in line
+    assert "dispatcher: FORWARD\n" in containers.run(name, "smtpctl", "show", "envelope", line.split("|")[0])
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1", "::1", "own"])
+@pytest.mark.parametrize("sender", ["alice@our.test", ""])
+def test_a_local_program_cannot_get_mail_out_through_port_25(address, name, target, sender):
+    target = address if target == "own" else target
+    program = (
+        f"import smtplib; s = smtplib.SMTP('{target}', 25); s.ehlo(); a = s.mail('{sender}'); b = s.rcpt('carol@far.test');"
+        "print(a[0], b[0])"
+    )
+    mail, _recipient = containers.docker("exec", "--user", "nobody", name, "python3", "-c", program).split()
+    assert int(mail) == 550
+
+
+def test_secrets_are_closed(host):
+    assert host.file("/etc/opensmtpd/srs.conf").mode == 0o600
+    assert host.file("/etc/selfhosted-mail/tls/mail.our.test.key").mode == 0o600
+    passwd = host.file("/etc/selfhosted-mail/passwd")
+    assert (passwd.group, passwd.mode) == ("opensmtpd", 0o440)
+    assert host.run("runuser -u nobody -- cat /etc/selfhosted-mail/passwd").rc != 0
+    assert host.run("journalctl --no-pager --output=export | grep -aF 'pa:ss #1'").rc != 0
+
+
+def test_on_debian_12_opensmtpd_alone_comes_from_backports(host, name):
+    version = host.package("opensmtpd").version
+    if name.endswith("12"):
+        assert "~bpo12" in version
+        policy = host.check_output("apt-cache policy opensmtpd-extras")
+        assert "bookworm-backports" not in policy.split("Version table")[0]
+    else:
+        assert "~bpo" not in version
+
+
+def test_it_comes_back_after_a_kill(host):
+    host.run_test("pkill -KILL smtpd")
+    containers.wait_for(lambda: host.run("smtpctl show stats").rc == 0, 20, "OpenSMTPD after a kill")
+
+
+def test_a_removed_account_is_refused_without_a_restart(host, address):
+    started = "systemctl show -P ActiveEnterTimestampMonotonic opensmtpd"
+    before = host.check_output(started)
+    host.run_test("cp -p /etc/selfhosted-mail/passwd /root/passwd && sed -i /^bob@/d /etc/selfhosted-mail/passwd")
+    try:
+        host.run_test("smtpctl update table passwd")
+        with pytest.raises(smtplib.SMTPAuthenticationError):
+            smtp.login(address, 465, "bob@our.test", "bobs-password")
+    finally:
+        host.run_test("cp -p /root/passwd /etc/selfhosted-mail/passwd && smtpctl update table passwd; rm /root/passwd")
+    smtp.login(address, 465, "bob@our.test", "bobs-password").quit()
+    assert host.check_output(started) == before
