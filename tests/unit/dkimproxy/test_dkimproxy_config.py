@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """DKIMproxy's language: what is read, what is an error and where, which signature a message gets."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -166,9 +167,9 @@ def test_two_domains_with_their_own_keys(load):
             signatures(loaded, foreign)
 
 
-def test_macros(load, write, keys):
-    write("example.net.pem", keys.path("other").read_text())
-    write("example.org.pem", keys.path("rsa").read_text())
+def test_macros(load, keys, tmp_path):
+    for domain, key in (("example.net", "other"), ("example.org", "rsa")):
+        shutil.copy(keys.path(key), tmp_path / f"{domain}.pem")
     loaded = load(BASE + "domain example.net\nsignature dkim(d=$senderdomain,i=$sender,key=TMP/$keydomain.pem)\n")
     [signer] = Signers(loaded).choose(parse_address("a@sub.example.org"))
     assert (signer.domain, signer.identity) == ("sub.example.org", "a@sub.example.org")
@@ -189,6 +190,8 @@ def test_maps(load, write):
     assert signatures(loaded, "a@sub.example.com") == [("example.com", "rsa", "rsa-sha256")]
     assert signatures(loaded, "a@example.org") == [("example.org", "rsa", "rsa-sha256")]
     assert signatures(loaded, "a@example.com", "news.example.com") == [("example.com", "list", "rsa-sha256")]
+    # The list's domain is not the author's: no signature of the list's, the author's own.
+    assert signatures(loaded, "a@example.org", "news.example.com") == [("example.org", "rsa", "rsa-sha256")]
     with pytest.raises(Refused):
         signatures(loaded, "a@example.net")
 
