@@ -49,34 +49,39 @@ class Kept:
         ]
 
 
-def kept(relay: str) -> list[Kept]:
-    """Everything the provider (a container's name) has kept, oldest first."""
-    packed = io.BytesIO(docker("exec", relay, "tar", "-C", "/var/spool/kept", "-c", "."))
+# The names of finished deliveries with a text in their message, one a line; all with an empty one.
+_WITH_TEXT = """cd /var/spool/kept; grep -lF -e "$1" ./*.eml | sed 's/eml$/json/' |
+while read -r json; do if [ -f "$json" ]; then echo "$json"; echo "${json%json}eml"; fi; done | tar -c -T -"""
+
+
+def kept(relay: str, marker: str = "") -> list[Kept]:
+    """What the provider (a container's name) has kept, oldest first: all, or messages that contain `marker`."""
+    archive = tarfile.open(fileobj=io.BytesIO(docker("exec", relay, "sh", "-c", _WITH_TEXT, "sh", marker)))
+    files = {member.name: archive.extractfile(member) for member in archive.getmembers()}
     found = []
-    with tarfile.open(fileobj=packed) as archive:
-        files = {member.name: file for member in archive if (file := archive.extractfile(member))}
-        for name, file in files.items():
-            # An envelope under its final name has its message beside it.
-            if not re.fullmatch(r"\./[^.].*\.json", name):
-                continue
-            envelope = json.load(file)
-            found.append(
-                Kept(
-                    sender=envelope["sender"],
-                    recipients=tuple(sorted(envelope["recipients"])),
-                    auth_user=envelope["auth_user"],
-                    client_address=envelope["client_address"],
-                    client_helo=envelope["client_helo"],
-                    time=envelope["time"],
-                    raw=files[name.removesuffix("json") + "eml"].read(),
-                )
+    for name, file in files.items():
+        if not name.endswith(".json") or file is None:
+            continue
+        envelope = json.load(file)
+        body = files[name.removesuffix(".json") + ".eml"]
+        assert body is not None
+        found.append(
+            Kept(
+                envelope["sender"],
+                tuple(sorted(envelope["recipients"])),
+                envelope["auth_user"],
+                envelope["client_address"],
+                envelope["client_helo"],
+                envelope["time"],
+                body.read(),
             )
+        )
     return sorted(found, key=lambda one: one.time)
 
 
 def find(relay: str, marker: str) -> list[Kept]:
     """The deliveries whose message contains `marker`, a Message-ID for example."""
-    return [one for one in kept(relay) if marker.encode() in one.raw]
+    return kept(relay, marker)
 
 
 def wait_kept(relay: str, marker: str, timeout: float = 60) -> Kept:

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mail of the world: taken for our addresses, looked at, delivered; nothing is relayed."""
+
+from __future__ import annotations
+
+import re
+import smtplib
+import uuid
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from typing import cast
+
+import pytest
+from servers import FRIEND, STRANGER, Server, both
+from signatures import Peer
+from testbed import imap, smtp
+
+GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
+
+
+def parsed(raw: bytes) -> EmailMessage:
+    return cast(EmailMessage, message_from_bytes(raw, policy=policy.default))
+
+
+@pytest.mark.parametrize(
+    ("recipient", "readers"),
+    [
+        ("alice@{domain}", ["alice"]),
+        ("a.liddell@{domain}", ["alice"]),
+        ("alice+news@{domain}", ["alice"]),
+        ("bob+a+b@{domain}", ["bob"]),
+        ("sales@{domain}", ["alice", "bob"]),
+        ("anything.at-all@{additional_domain}", ["bob"]),
+        ("alice@{additional_domain}", ["alice"]),
+        ("postmaster@{domain}", ["alice"]),
+        ("abuse@{domain}", ["alice"]),
+    ],
+)
+@both
+def test_arrives(server: Server, recipient: str, readers: list[str]) -> None:
+    address = recipient.format(domain=server.domain, additional_domain=server.additional_domain)
+    message = server.receive(address)
+    marker = str(message["Message-ID"])
+    for reader in readers:
+        arrived = parsed(server.mailbox(getattr(server, reader), marker))
+        assert arrived.get_content() == message.get_content()
+        assert arrived["Return-Path"] == f"<{STRANGER}>"
+    if readers == ["alice"]:
+        bob = server.bob
+        assert not [raw for raw in imap.messages(server.ip, bob.address, bob.password) if marker.encode() in raw]
+
+
+@both
+def test_without_tls(server: Server) -> None:
+    """Some servers of the world still do not speak TLS."""
+    message = smtp.compose(STRANGER, [server.alice.address])
+    with smtplib.SMTP(server.ip, 25, timeout=30, local_hostname=smtp.PEER) as session:
+        session.sendmail(STRANGER, [server.alice.address], smtp.wire(message))
+    server.mailbox(server.alice, str(message["Message-ID"]))
+
+
+@both
+def test_several_recipients_at_once(server: Server) -> None:
+    message = server.receive(server.alice.address, server.bob.address)
+    for login in (server.alice, server.bob):
+        server.mailbox(login, str(message["Message-ID"]))
+
+
+@both
+def test_headers_of_inspection(server: Server) -> None:
+    arrived = parsed(server.mailbox(server.alice, str(server.receive(server.alice.address)["Message-ID"])))
+    results = [str(field) for field in arrived.get_all("Authentication-Results", [])]
+    assert len(results) == 1, arrived.keys()
+    assert results[0].split(";")[0].split()[0] == server.hostname
+    assert re.search(r"\bspf=pass\b", results[0]), results
+    spam = {name: str(value) for name, value in arrived.items() if name.lower().startswith("x-spam")}
+    assert any(re.search(r"-?\d+\.\d+", value) for value in spam.values()), arrived.keys()
+
+
+@both
+def test_signature_of_a_peer_is_seen(server: Server) -> None:
+    peer = Peer(f"signs-to-{server.domain}")
+    sender = f"writer@{peer.domain}"
+    message = smtp.compose(sender, [server.alice.address])
+    smtp.deliver(server.ip, sender, [server.alice.address], peer.sign(message))
+    arrived = parsed(server.mailbox(server.alice, str(message["Message-ID"])))
+    assert re.search(r"\bdkim=pass\b", str(arrived["Authentication-Results"]))
+
+
+@both
+def test_unknown_recipients(server: Server) -> None:
+    """Refused at RCPT, before the message."""
+    unknown = [
+        f"nobody@{server.domain}",
+        f"nobody+alice@{server.domain}",
+        f"xalice@{server.domain}",
+        f"alice@sub.{server.domain}",
+        f"bob@{server.domain}.far.test",
+    ]
+    for address in unknown:
+        with smtplib.SMTP(server.ip, 25, timeout=30, local_hostname=smtp.PEER) as session:
+            session.ehlo()
+            assert session.mail(STRANGER)[0] == 250
+            code, text = session.rcpt(address)
+            assert code in (550, 551, 553, 554), f"{address}: {code} {text!r}"
+
+
+# Ways in which open relays were and are asked (RFC 5321 §4.1.1.3 and appendix C, RFC 976, RFC 1123 §5.2.16).
+SPELLINGS = [
+    "user@far.test",
+    "user%far.test@{domain}",
+    "user%far.test@{hostname}",
+    "user%far.test@[{ip}]",
+    "user%far.test",
+    "user%far.test%{domain}@{hostname}",
+    "@{domain}:user@far.test",
+    "@{hostname}:user@far.test",
+    "@{domain},@{hostname}:user@far.test",
+    "@{domain}:user%far.test@{hostname}",
+    '"user@far.test"@{domain}',
+    '"user@far.test"',
+    '"user%far.test"@{domain}',
+    '"@far.test:user"@{domain}',
+    "user@far.test@{domain}",
+    "user@{domain}@far.test",
+    "far.test!user",
+    "far.test!user@{domain}",
+    "{hostname}!far.test!user",
+    "{hostname}!user@far.test",
+    "user@[198.51.100.25]",
+    "user@198.51.100.25",
+    "user:far.test@{domain}",
+    "user/far.test@{domain}",
+    "alice@{domain}.",
+    "user@far.test.",
+    "SRS0=HHHH=TT=far.test=user@{domain}",
+    "SRS0=HHHH=TT=far.test=user@{hostname}",
+    "SRS1=HHHH=far.test==HHHH=TT=far.test=user@{domain}",
+]
+
+
+@pytest.mark.parametrize("sender", [STRANGER, "", "alice@{domain}", "root@{hostname}", "root@localhost", FRIEND])
+@both
+def test_nothing_is_relayed(server: Server, sender: str) -> None:
+    places = {"domain": server.domain, "hostname": server.hostname, "ip": server.ip}
+    for spelling in SPELLINGS:
+        with smtplib.SMTP(server.ip, 25, timeout=30, local_hostname=smtp.PEER) as session:
+            session.ehlo()
+            # A sender refused is as good as a recipient refused.
+            code, text = session.docmd(f"MAIL FROM:<{sender.format(**places)}>")
+            if code == 250:
+                code, text = session.docmd(f"RCPT TO:<{spelling.format(**places)}>")
+            assert 500 <= code < 600, f"{spelling}: {code} {text!r}"
+
+
+@both
+def test_relaying_after_starttls(server: Server) -> None:
+    with smtplib.SMTP(server.ip, 25, timeout=30, local_hostname=server.hostname) as session:
+        session.starttls(context=smtp.tls())
+        session.ehlo()
+        session.mail(f"alice@{server.domain}")
+        code, text = session.rcpt(FRIEND)
+        assert 500 <= code < 600, text
+
+
+@both
+def test_gtube(server: Server) -> None:
+    message = smtp.compose(STRANGER, [server.alice.address], body=f"{GTUBE}\n")
+    with pytest.raises(smtplib.SMTPResponseException) as refused:
+        smtp.deliver(server.ip, STRANGER, [server.alice.address], message)
+    assert 500 <= refused.value.smtp_code < 600
+    after = server.receive(server.alice.address)
+    server.mailbox(server.alice, str(after["Message-ID"]))
+    alice = server.alice
+    assert not [raw for raw in imap.messages(server.ip, alice.address, alice.password) if GTUBE.encode() in raw]
+
+
+@both
+def test_spam_goes_to_junk(server: Server) -> None:
+    """Bad, but not the worst: delivered where users look for it."""
+    identity = f"<{uuid.uuid4()}@world.test>"
+    message = f"""From: "service@bank.test" <{STRANGER}>
+Reply-To: winner@elsewhere.example
+To: undisclosed-recipients:;
+Subject: YOU HAVE WON!!! 100% FREE $$$
+Message-ID: {identity}
+Date: Thu, 1 Jan 1998 00:00:00 +0000
+MIME-Version: 1.0
+X-Priority: 1
+Content-Type: multipart/mixed; boundary=b
+
+--b
+Content-Type: text/html; charset=utf-8
+
+<html><body><a href="http://198.51.100.1/x.exe">https://www.bank.test/login</a><img src="http://198.51.100.1/1.png"></body></html>
+--b
+Content-Type: application/x-msdownload; name="invoice.pdf.exe"
+Content-Disposition: attachment; filename="invoice.pdf.exe"
+Content-Transfer-Encoding: base64
+
+TVqQAAMAAAAEAAAA//8AALgAAAAAAAAAQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+--b--
+""".replace("\n", "\r\n").encode()  # noqa: E501
+    smtp.deliver(server.ip, STRANGER, [server.alice.address], message, patience=40)
+    server.mailbox(server.alice, identity, folder="Junk")

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who on the host can read what should stay secret."""
+
+from __future__ import annotations
+
+from servers import Server, both
+
+# Every file that contains one of these strings, whatever its name.
+SEARCH = r"""
+import os, re, stat, sys
+from grp import getgrgid
+from pwd import getpwuid
+needles = [re.compile(word.encode()) for word in sys.argv[1:]]
+for top in ("/etc", "/opt", "/root", "/srv", "/usr/local", "/var", "/run", "/tmp"):
+    for folder, folders, files in os.walk(top):
+        for name in files:
+            path = os.path.join(folder, name)
+            status = os.lstat(path)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > 1 << 24:
+                continue
+            try:
+                with open(path, "rb") as file:
+                    content = file.read()
+            except OSError:
+                continue
+            if any(needle.search(content) for needle in needles):
+                print(oct(status.st_mode & 0o777)[2:], getpwuid(status.st_uid).pw_name,
+                      getgrgid(status.st_gid).gr_name, path)
+"""
+
+PRIVATE_KEY = r"-----BEGIN [A-Z ]*PRIVATE KEY-----\n[A-Za-z0-9+/=\n]{40}"
+
+
+def escaped(text: str) -> str:
+    """As a regular expression for bytes, whatever way a file format quotes it."""
+    return r"\\?".join("\\" + letter if not letter.isalnum() else letter for letter in text)
+
+
+@both
+def test_files_with_secrets_are_not_for_everybody(server: Server) -> None:
+    needles = [escaped(server.relay_password), escaped("$6$wonderland$"), PRIVATE_KEY]
+    found = [line.split(maxsplit=3) for line in server.python(SEARCH, *needles, user="root").splitlines()]
+    paths = [path for _mode, _owner, _group, path in found]
+    assert any("relay" in path for path in paths), paths
+    assert any(path.startswith("/etc/dkimproxy/keys/") for path in paths), paths
+    assert any(path.startswith("/etc/selfhosted-mail/tls/") for path in paths), paths
+    loose = [line for line in found if int(line[0], 8) & 0o137]
+    assert not loose, "writable by a group or readable by others"
+
+
+@both
+def test_signing_keys(server: Server) -> None:
+    files = server.run("sh", "-c", "stat -c '%a %U:%G' /etc/dkimproxy/keys/*.pem").splitlines()
+    assert len(files) >= 2
+    assert set(files) <= {"640 root:dkimproxy", "440 root:dkimproxy"}
+
+
+@both
+def test_plain_text_password_is_nowhere(server: Server) -> None:
+    """bob's is given in plain text; the host has its hash alone."""
+    assert server.python(SEARCH, escaped(server.bob.password), user="root") == ""
+
+
+@both
+def test_no_secret_in_journal_or_process_list(server: Server) -> None:
+    texts = server.run("journalctl", "--no-pager", "--boot") + server.run("ps", "-eo", "args")
+    for secret in (server.relay_password, server.alice.password, server.bob.password, "$6$wonderland$"):
+        assert secret not in texts
