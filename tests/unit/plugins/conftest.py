@@ -45,16 +45,33 @@ def playbook(tmp_path: Path, checkout: Path) -> Playbook:
     def run(tasks: list[dict[str, Any]], *options: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
         (tmp_path / "ansible.cfg").touch()
         file = tmp_path / "playbook.yml"
-        file.write_text(yaml.safe_dump([{
-            "hosts": "localhost", "gather_facts": False, "tasks": tasks,
-            "vars": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable},
-        }]))
-        environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(checkout / "playbooks" / "collections"),
-                       "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
-                       "ANSIBLE_HOME": str(tmp_path / "ansible"), "ANSIBLE_NOCOLOR": "1"}
+        file.write_text(
+            yaml.safe_dump(
+                [
+                    {
+                        "hosts": "localhost",
+                        "gather_facts": False,
+                        "tasks": tasks,
+                        "vars": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable},
+                    }
+                ]
+            )
+        )
+        environment = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(checkout / "playbooks" / "collections"),
+            "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
+            "ANSIBLE_HOME": str(tmp_path / "ansible"),
+            "ANSIBLE_NOCOLOR": "1",
+        }
         return subprocess.run(
             [Path(sys.executable).parent / "ansible-playbook", "-i", "localhost,", *options, file],
-            cwd=cwd, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
         )
 
     return run

@@ -28,8 +28,13 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def tables(run_module: Callable[..., dict[str, Any]], directory: Path) -> Tables:
     def run(accounts: list[dict[str, Any]], check: bool = False, **options: Any) -> dict[str, Any]:
-        return run_module(account_tables.main, check, directory=str(directory), accounts=accounts, **{
-            "domains": ["example.org"], "hostname": "mail.example.org", "admin": "alice@example.org", **options})
+        return run_module(
+            account_tables.main,
+            check,
+            directory=str(directory),
+            accounts=accounts,
+            **{"domains": ["example.org"], "hostname": "mail.example.org", "admin": "alice@example.org", **options},
+        )
 
     return run
 
@@ -42,22 +47,32 @@ def written_hash(directory: Path, login: str) -> str:
 
 def openssl_says(password: str, salt: str) -> str:
     """SHA512-CRYPT of ``password`` by a program that is not ours."""
-    return subprocess.run(["openssl", "passwd", "-6", "-salt", salt, "-stdin"], input=password, text=True, check=True,
-                          capture_output=True).stdout.strip()
+    return subprocess.run(
+        ["openssl", "passwd", "-6", "-salt", salt, "-stdin"], input=password, text=True, check=True, capture_output=True
+    ).stdout.strip()
 
 
 def test_files(tables: Tables, directory: Path) -> None:
-    result = tables([{"address": "Alice@Example.org", "password_hash": HASH, "aliases": ["info@example.org"]},
-                     {"address": "bob@example.org", "password_hash": HASH}],
-                    aliases={"team@example.org": ["alice@example.org", "bob@example.org"]})
+    result = tables(
+        [
+            {"address": "Alice@Example.org", "password_hash": HASH, "aliases": ["info@example.org"]},
+            {"address": "bob@example.org", "password_hash": HASH},
+        ],
+        aliases={"team@example.org": ["alice@example.org", "bob@example.org"]},
+    )
     assert result["changed"]
     assert (directory / "passwd").read_text() == f"alice@example.org:{HASH}:::::\nbob@example.org:{HASH}:::::\n"
     assert (directory / "senders").read_text() == (
-        "alice@example.org alice@example.org, info@example.org\nbob@example.org bob@example.org\n")
+        "alice@example.org alice@example.org, info@example.org\nbob@example.org bob@example.org\n"
+    )
     assert (directory / "domains").read_text() == "example.org\nmail.example.org\n"
     virtuals = (directory / "virtuals").read_text().splitlines()
-    assert {"alice@example.org vmail", "info@example.org alice@example.org",
-            "team@example.org alice@example.org, bob@example.org", "root@mail.example.org alice@example.org"} < set(virtuals)
+    assert {
+        "alice@example.org vmail",
+        "info@example.org alice@example.org",
+        "team@example.org alice@example.org, bob@example.org",
+        "root@mail.example.org alice@example.org",
+    } < set(virtuals)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
     assert modes == {"passwd": 0o440, "senders": 0o644, "virtuals": 0o644, "domains": 0o644}
     assert stat.S_IMODE(directory.stat().st_mode) == 0o755
@@ -72,7 +87,8 @@ def test_a_second_run_changes_nothing_and_a_change_only_its_file(tables: Tables,
     (directory / "senders").chmod(0o600)
     assert tables(accounts)["changed_paths"] == [str(directory / "senders")]
     assert tables([{**accounts[0], "password_hash": HASH.replace("$a", "$b")}])["changed_paths"] == [
-        str(directory / "passwd")]
+        str(directory / "passwd")
+    ]
 
 
 def test_the_hash_of_a_password_is_right_and_stays(tables: Tables, directory: Path) -> None:
@@ -116,8 +132,14 @@ def test_an_account_without_a_password(tables: Tables, directory: Path) -> None:
 
 
 def test_the_result_shows_neither_password_nor_hash(tables: Tables, directory: Path) -> None:
-    result = str(tables([{"address": "alice@example.org", "password": PASSWORD},
-                         {"address": "bob@example.org", "password_hash": HASH}]))
+    result = str(
+        tables(
+            [
+                {"address": "alice@example.org", "password": PASSWORD},
+                {"address": "bob@example.org", "password_hash": HASH},
+            ]
+        )
+    )
     assert "alice@example.org vmail" in result, "the diff of tables without secrets is shown"
     for secret in (PASSWORD, "wörd #1", HASH, written_hash(directory, "alice@example.org")):
         assert secret not in result
@@ -128,12 +150,28 @@ def test_the_result_shows_neither_password_nor_hash(tables: Tables, directory: P
 
 @pytest.mark.parametrize("options", [[], ["--check"]])
 def test_a_run_with_every_verbosity_and_diff_shows_no_secret(
-        playbook: Callable[..., Any], directory: Path, options: list[str]) -> None:
-    done = playbook([{"name": "Accounts are rendered", "selfhosted.mail.account_tables": {
-        "directory": str(directory), "domains": ["example.org"], "hostname": "mail.example.org",
-        "admin": "alice@example.org", "accounts": [{"address": "alice@example.org", "password": "correct-horse-battery"},
-                                                   {"address": "bob@example.org", "password_hash": HASH}]}}],
-                    "-vvv", "--diff", *options)
+    playbook: Callable[..., Any], directory: Path, options: list[str]
+) -> None:
+    done = playbook(
+        [
+            {
+                "name": "Accounts are rendered",
+                "selfhosted.mail.account_tables": {
+                    "directory": str(directory),
+                    "domains": ["example.org"],
+                    "hostname": "mail.example.org",
+                    "admin": "alice@example.org",
+                    "accounts": [
+                        {"address": "alice@example.org", "password": "correct-horse-battery"},
+                        {"address": "bob@example.org", "password_hash": HASH},
+                    ],
+                },
+            }
+        ],
+        "-vvv",
+        "--diff",
+        *options,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "+alice@example.org vmail" in done.stdout
     assert "correct-horse-battery" not in done.stdout + done.stderr

@@ -23,7 +23,10 @@ own_addresses = st.builds(
 
 def test_domain_names_take_names_and_mappings() -> None:
     assert addresses.domain_names("Example.org", ["Example.net", {"name": "Example.com", "dkim_selector": "s"}]) == [
-        "example.org", "example.net", "example.com"]
+        "example.org",
+        "example.net",
+        "example.com",
+    ]
 
 
 def test_the_hosts_own_name_is_accepted_once() -> None:
@@ -32,8 +35,13 @@ def test_the_hosts_own_name_is_accepted_once() -> None:
 
 
 def test_virtual_table() -> None:
-    table = addresses.virtual_table([ALICE, BOB], {"Team@example.org": ["alice@example.org", "Friend@far.example"],
-                                                   "@example.net": ["bob@example.org"]}, DOMAINS, HOST, "alice@example.org")
+    table = addresses.virtual_table(
+        [ALICE, BOB],
+        {"Team@example.org": ["alice@example.org", "Friend@far.example"], "@example.net": ["bob@example.org"]},
+        DOMAINS,
+        HOST,
+        "alice@example.org",
+    )
     assert table["alice@example.org"] == ["vmail"]
     assert table["info@example.org"] == table["a@example.net"] == ["alice@example.org"]
     assert table["team@example.org"] == ["alice@example.org", "friend@far.example"]
@@ -43,16 +51,21 @@ def test_virtual_table() -> None:
 
 def test_system_addresses_that_somebody_has_stay_theirs() -> None:
     accounts = [{"address": "postmaster@example.org"}, BOB]
-    table = addresses.virtual_table(accounts, {"abuse@example.org": ["bob@example.org"]}, DOMAINS, HOST,
-                                    "Postmaster@example.org")
+    table = addresses.virtual_table(
+        accounts, {"abuse@example.org": ["bob@example.org"]}, DOMAINS, HOST, "Postmaster@example.org"
+    )
     assert table["postmaster@example.org"] == ["vmail"]
     assert table["abuse@example.org"] == ["bob@example.org"]
     assert table["abuse@example.net"] == ["postmaster@example.org"]
 
 
 def test_a_login_may_use_its_names_and_the_aliases_that_lead_to_it_alone() -> None:
-    aliases = {"Sales@example.org": ["Bob@example.org"], "team@example.org": ["bob@example.org", "alice@example.org"],
-               "@example.net": ["bob@example.org"], "far@example.org": ["friend@far.example"]}
+    aliases = {
+        "Sales@example.org": ["Bob@example.org"],
+        "team@example.org": ["bob@example.org", "alice@example.org"],
+        "@example.net": ["bob@example.org"],
+        "far@example.org": ["friend@far.example"],
+    }
     assert addresses.sender_table([ALICE, BOB], aliases) == {
         "alice@example.org": ["alice@example.org", "info@example.org", "a@example.net"],
         "bob@example.org": ["bob@example.org", "sales@example.org"],
@@ -64,10 +77,14 @@ def test_aliases_that_lead_outside() -> None:
     assert addresses.outside_aliases(aliases, DOMAINS, HOST) == {"team@example.org": ["friend@far.example"]}
 
 
-@given(st.lists(st.fixed_dictionaries({"address": own_addresses, "aliases": st.lists(own_addresses, max_size=3)}), max_size=5),
-       st.dictionaries(own_addresses, st.lists(own_addresses, min_size=1, max_size=3), max_size=5))
+@given(
+    st.lists(
+        st.fixed_dictionaries({"address": own_addresses, "aliases": st.lists(own_addresses, max_size=3)}), max_size=5
+    ),
+    st.dictionaries(own_addresses, st.lists(own_addresses, min_size=1, max_size=3), max_size=5),
+)
 def test_table_texts_can_be_read_back(accounts: list[dict[str, Any]], aliases: dict[str, list[str]]) -> None:
-    """Each line is one key, a space, and values with commas between, as table(5) has it; nothing is lost or run together."""
+    """Each line is one key, a space, and values with commas between, as table(5) has it."""
     assume(len({a["address"].lower() for a in accounts}) == len(accounts))
     virtuals = addresses.virtual_table(accounts, aliases, DOMAINS, HOST, "alice@example.org")
     for table in (virtuals, addresses.sender_table(accounts, aliases)):

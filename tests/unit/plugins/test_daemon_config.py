@@ -23,9 +23,13 @@ def etc(tmp_path: Path) -> Path:
 @pytest.fixture
 def config(run_module: Callable[..., dict[str, Any]], me: dict[str, str]) -> Callable[..., dict[str, Any]]:
     """Run the module with everything that it writes owned by this process."""
+
     def run(check: bool = False, **options: Any) -> dict[str, Any]:
-        owned = {key: [{**me, **item} for item in items]
-                 for key, items in options.items() if key in ("files", "directories", "made_once")}
+        owned = {
+            key: [{**me, **item} for item in items]
+            for key, items in options.items()
+            if key in ("files", "directories", "made_once")
+        }
         return run_module(daemon_config.main, check, **{**options, **owned})
 
     return run
@@ -35,8 +39,10 @@ def test_a_set_is_written_once(config: Callable[..., dict[str, Any]], etc: Path)
     wanted: dict[str, Any] = {
         "directories": [{"path": str(etc / "d"), "mode": "0750"}],
         "made_once": [{"path": str(etc / "key"), "argv": ["sh", "-c", 'date +%N > "$1"', "sh", "{path}"]}],
-        "files": [{"path": str(etc / "d" / "a.conf"), "content": "a\n"}, {"path": str(etc / "b.conf"), "content": "b\n",
-                                                                          "mode": "0600"}],
+        "files": [
+            {"path": str(etc / "d" / "a.conf"), "content": "a\n"},
+            {"path": str(etc / "b.conf"), "content": "b\n", "mode": "0600"},
+        ],
     }
     first = config(**wanted)
     key = (etc / "key").read_text()
@@ -61,7 +67,8 @@ def test_check_mode_says_the_same_and_writes_nothing(config: Callable[..., dict[
         "users": [{"name": "no-such-user-of-ours"}],
         "made_once": [{"path": str(etc / "key"), "argv": ["touch", "{path}"]}],
         "files": [{"path": str(etc / "d" / "a.conf"), "content": "a\n"}],
-        "checks": [["false"]], "service": "no-such-unit.service",
+        "checks": [["false"]],
+        "service": "no-such-unit.service",
     }
     result = config(check=True, **wanted)
     assert result["changed"]
@@ -77,7 +84,8 @@ def test_a_set_that_the_checker_refuses_replaces_nothing(config: Callable[..., d
     result = config(
         service="no-such-unit.service",
         files=[{"path": str(etc / "a.conf"), "content": "bad\n"}, {"path": str(etc / "b.conf"), "content": "bad\n"}],
-        checks=[["sh", "-c", f"! grep -l bad {etc}/*.conf && exit 0; echo line 1: syntax error >&2; exit 1"]])
+        checks=[["sh", "-c", f"! grep -l bad {etc}/*.conf && exit 0; echo line 1: syntax error >&2; exit 1"]],
+    )
     assert result["failed"]
     assert result["msg"] == "no-such-unit.service: line 1: syntax error"
     assert (etc / "a.conf").read_text() == "good\n"
@@ -86,20 +94,28 @@ def test_a_set_that_the_checker_refuses_replaces_nothing(config: Callable[..., d
 
 
 def test_checks_see_the_whole_set(config: Callable[..., dict[str, Any]], etc: Path) -> None:
-    result = config(files=[{"path": str(etc / "a.conf"), "content": "include b.conf\n"},
-                           {"path": str(etc / "b.conf"), "content": "included\n"}],
-                    checks=[["test", "-s", str(etc / "a.conf")], ["test", "-s", str(etc / "b.conf")]])
+    result = config(
+        files=[
+            {"path": str(etc / "a.conf"), "content": "include b.conf\n"},
+            {"path": str(etc / "b.conf"), "content": "included\n"},
+        ],
+        checks=[["test", "-s", str(etc / "a.conf")], ["test", "-s", str(etc / "b.conf")]],
+    )
     assert not result.get("failed"), result
 
 
 def test_commands_run_for_changed_files_and_again_for_the_old_ones_after_a_refusal(
-        config: Callable[..., dict[str, Any]], etc: Path) -> None:
+    config: Callable[..., dict[str, Any]], etc: Path
+) -> None:
     def wanted(text: str, check: str) -> dict[str, Any]:
-        return {"files": [{"path": str(etc / "a.sieve"), "content": text}, {"path": str(etc / "b"), "content": "b\n"}],
-                "commands": [{"argv": ["cp", str(etc / "a.sieve"), str(etc / "a.svbin")],
-                              "when_changed": [str(etc / "a.sieve")]},
-                             {"argv": ["touch", str(etc / "never")], "when_changed": [str(etc / "other")]}],
-                "checks": [[check]]}
+        return {
+            "files": [{"path": str(etc / "a.sieve"), "content": text}, {"path": str(etc / "b"), "content": "b\n"}],
+            "commands": [
+                {"argv": ["cp", str(etc / "a.sieve"), str(etc / "a.svbin")], "when_changed": [str(etc / "a.sieve")]},
+                {"argv": ["touch", str(etc / "never")], "when_changed": [str(etc / "other")]},
+            ],
+            "checks": [[check]],
+        }
 
     config(**wanted("old\n", "true"))
     assert (etc / "a.svbin").read_text() == "old\n"
@@ -113,16 +129,29 @@ def test_commands_run_for_changed_files_and_again_for_the_old_ones_after_a_refus
 
 
 def test_a_command_that_fails_leaves_no_half_key(config: Callable[..., dict[str, Any]], etc: Path) -> None:
-    result = config(made_once=[{"path": str(etc / "key"),
-                                "argv": ["sh", "-c", 'echo half > "$1"; echo out of entropy >&2; exit 1', "sh", "{path}"]}])
+    result = config(
+        made_once=[
+            {
+                "path": str(etc / "key"),
+                "argv": ["sh", "-c", 'echo half > "$1"; echo out of entropy >&2; exit 1', "sh", "{path}"],
+            }
+        ]
+    )
     assert result["failed"]
     assert "out of entropy" in result["msg"]
     assert list(etc.iterdir()) == []
 
 
 def test_a_key_is_never_readable_by_others_while_it_is_made(config: Callable[..., dict[str, Any]], etc: Path) -> None:
-    config(made_once=[{"path": str(etc / "key"), "mode": "0600",
-                       "argv": ["sh", "-c", 'echo k > "$1"; stat -c %a "$1" > "$1.mode"', "sh", "{path}"]}])
+    config(
+        made_once=[
+            {
+                "path": str(etc / "key"),
+                "mode": "0600",
+                "argv": ["sh", "-c", 'echo k > "$1"; stat -c %a "$1" > "$1.mode"', "sh", "{path}"],
+            }
+        ]
+    )
     assert (etc / "key.new.mode").read_text() == "600\n"
 
 
@@ -136,20 +165,36 @@ def test_files_of_a_user_that_the_host_does_not_have(config: Callable[..., dict[
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_result_has_no_text_of_a_secret_file(config: Callable[..., dict[str, Any]], etc: Path, fails: bool) -> None:
     (etc / "a").write_text(f"old {SECRET}")
-    result = config(files=[{"path": str(etc / "a"), "content": SECRET, "mode": "0600", "secret": True}],
-                    checks=[["false"]] if fails else [])
+    result = config(
+        files=[{"path": str(etc / "a"), "content": SECRET, "mode": "0600", "secret": True}],
+        checks=[["false"]] if fails else [],
+    )
     assert result.get("failed", False) is fails
     assert SECRET not in str(result)
 
 
 @pytest.mark.parametrize("options", [[], ["--check"]])
-def test_a_run_with_every_verbosity_and_diff_shows_no_secret(playbook: Callable[..., Any], etc: Path, me: dict[str, str],
-                                                             options: list[str]) -> None:
+def test_a_run_with_every_verbosity_and_diff_shows_no_secret(
+    playbook: Callable[..., Any], etc: Path, me: dict[str, str], options: list[str]
+) -> None:
     (etc / "old").write_text(f"old {SECRET}")
-    done = playbook([{"name": "Files are in place", "selfhosted.mail.daemon_config": {"files": [
-        {"path": str(etc / "old"), "content": f"{SECRET}\n", "mode": "0600", "secret": True, **me},
-        {"path": str(etc / "new"), "content": f"{SECRET}\n", "mode": "0600", "secret": True, **me},
-        {"path": str(etc / "plain"), "content": "shown in the diff\n", **me}]}}], "-vvv", "--diff", *options)
+    done = playbook(
+        [
+            {
+                "name": "Files are in place",
+                "selfhosted.mail.daemon_config": {
+                    "files": [
+                        {"path": str(etc / "old"), "content": f"{SECRET}\n", "mode": "0600", "secret": True, **me},
+                        {"path": str(etc / "new"), "content": f"{SECRET}\n", "mode": "0600", "secret": True, **me},
+                        {"path": str(etc / "plain"), "content": "shown in the diff\n", **me},
+                    ]
+                },
+            }
+        ],
+        "-vvv",
+        "--diff",
+        *options,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "changed=1" in done.stdout
     assert "+shown in the diff" in done.stdout

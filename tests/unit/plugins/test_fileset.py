@@ -97,8 +97,11 @@ def test_absent_files(tmp_path: Path, me: dict[str, str]) -> None:
 def test_a_diff_shows_texts_but_no_secret(tmp_path: Path, me: dict[str, str]) -> None:
     old_file(tmp_path / "a", "before\n")
     assert managed(tmp_path / "a", "after\n", me).diff() == {
-        "before_header": str(tmp_path / "a"), "after_header": str(tmp_path / "a"),
-        "before": "before\n", "after": "after\n"}
+        "before_header": str(tmp_path / "a"),
+        "after_header": str(tmp_path / "a"),
+        "before": "before\n",
+        "after": "after\n",
+    }
     hidden = managed(tmp_path / "a", "after\n", me, secret=True).diff()
     assert hidden["before"] != hidden["after"]
     assert "before\n" not in hidden["before"]
@@ -110,8 +113,11 @@ def test_a_diff_shows_texts_but_no_secret(tmp_path: Path, me: dict[str, str]) ->
 def test_a_refused_set_is_taken_back_as_it_was(tmp_path: Path, me: dict[str, str]) -> None:
     old_file(tmp_path / "old.conf", "old\n")
     old_file(tmp_path / "gone.conf", "still needed\n", 0o600)
-    files = [managed(tmp_path / "old.conf", "new\n", me), managed(tmp_path / "gone.conf", None, me),
-             managed(tmp_path / "new.conf", "new\n", me)]
+    files = [
+        managed(tmp_path / "old.conf", "new\n", me),
+        managed(tmp_path / "gone.conf", None, me),
+        managed(tmp_path / "new.conf", "new\n", me),
+    ]
 
     def refused() -> None:
         with fileset.taken_back_on_failure(files, "a.service"):
@@ -201,9 +207,9 @@ def test_forget(tmp_path: Path) -> None:
 
 def test_run_gives_output_and_the_programs_own_words() -> None:
     assert fileset.run(["printf", "%s", "$HOME;x"]) == "$HOME;x"
-    with pytest.raises(fileset.CommandFailed, match="^on stderr$"):
+    with pytest.raises(fileset.CommandFailed, match=r"^on stderr$"):
         fileset.run(["sh", "-c", "echo on stdout; echo on stderr >&2; exit 3"])
-    with pytest.raises(fileset.CommandFailed, match="^on stdout$"):
+    with pytest.raises(fileset.CommandFailed, match=r"^on stdout$"):
         fileset.run(["sh", "-c", "echo on stdout; exit 3"])
     with pytest.raises(fileset.CommandFailed, match="exit code 3"):
         fileset.run(["sh", "-c", "exit 3"])

@@ -7,18 +7,46 @@ import pytest
 from ansible_collections.selfhosted.mail.plugins.module_utils import names
 
 
-@pytest.mark.parametrize("name", [
-    "example.org", "EXAMPLE.org", "a.b", "xn--bcher-kva.example", "1.example", "my-host.example.org",
-    f"{'a' * 63}.org", ".".join(["a" * 61] * 4) + ".abcd",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "example.org",
+        "EXAMPLE.org",
+        "a.b",
+        "xn--bcher-kva.example",
+        "1.example",
+        "my-host.example.org",
+        f"{'a' * 63}.org",
+        ".".join(["a" * 61] * 4) + ".abcd",
+    ],
+)
 def test_domains(name: str) -> None:
     assert names.is_domain(name)
 
 
-@pytest.mark.parametrize("name", [
-    "", "org", "example.org.", ".example.org", "exa mple.org", "example..org", "-a.org", "a-.org", "exa_mple.org",
-    "bücher.example", f"{'a' * 64}.org", "a." * 126 + "org", "198.51.100.7", "example.org\n", "a/b.org", None, 7, ["a.org"],
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "org",
+        "example.org.",
+        ".example.org",
+        "exa mple.org",
+        "example..org",
+        "-a.org",
+        "a-.org",
+        "exa_mple.org",
+        "bücher.example",
+        f"{'a' * 64}.org",
+        "a." * 126 + "org",
+        "198.51.100.7",
+        "example.org\n",
+        "a/b.org",
+        None,
+        7,
+        ["a.org"],
+    ],
+)
 def test_no_domains(name: object) -> None:
     assert not names.is_domain(name)
 
@@ -28,7 +56,9 @@ def test_selectors(name: str) -> None:
     assert names.is_selector(name)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "-a", "a-", "a..b", ".", "a" * 64, "ü", "a/b", "a;b", "mail\n", 2026, None])
+@pytest.mark.parametrize(
+    "name", ["", "a b", "-a", "a-", "a..b", ".", "a" * 64, "ü", "a/b", "a;b", "mail\n", 2026, None]
+)
 def test_no_selectors(name: object) -> None:
     assert not names.is_selector(name)
 
@@ -39,8 +69,9 @@ def test_own_addresses(address: str) -> None:
     assert names.is_address(address)
 
 
-@pytest.mark.parametrize("address", ["alice+list@example.org", "a/b@example.org", "a%b@example.org", "a$b@example.org",
-                                     "a=b+@example.org"])
+@pytest.mark.parametrize(
+    "address", ["alice+list@example.org", "a/b@example.org", "a%b@example.org", "a$b@example.org", "a=b+@example.org"]
+)
 def test_addresses_that_only_others_may_have(address: str) -> None:
     assert not names.is_own_address(address)
 
@@ -50,11 +81,34 @@ def test_addresses_of_others(address: str) -> None:
     assert names.is_address(address)
 
 
-@pytest.mark.parametrize("address", [
-    "", "alice", "@example.org", "alice@", "alice@org", "a@b@example.org", ".a@example.org", "a.@example.org",
-    "a..b@example.org", "a b@example.org", '"a b"@example.org', "a,b@example.org", "a:b@example.org", "bücher@example.org",
-    f"{'a' * 65}@example.org", "alice@example.org\n", "al\nice@example.org", "|cat@example.org", "-x@[198.51.100.7]", "-x@example.org", "~root@example.org", None, 5,
-])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "alice",
+        "@example.org",
+        "alice@",
+        "alice@org",
+        "a@b@example.org",
+        ".a@example.org",
+        "a.@example.org",
+        "a..b@example.org",
+        "a b@example.org",
+        '"a b"@example.org',
+        "a,b@example.org",
+        "a:b@example.org",
+        "bücher@example.org",
+        f"{'a' * 65}@example.org",
+        "alice@example.org\n",
+        "al\nice@example.org",
+        "|cat@example.org",
+        "-x@[198.51.100.7]",
+        "-x@example.org",
+        "~root@example.org",
+        None,
+        5,
+    ],
+)
 def test_no_addresses(address: object) -> None:
     assert not names.is_address(address)
     assert not names.is_own_address(address)

@@ -28,7 +28,8 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f'Dir::Etc::sourcelist "/dev/null";\nDir::Etc::sourceparts "{tmp_path}/sources.list.d";\n'
         f'Dir::Etc::parts "/dev/null";\nDir::State::lists "{tmp_path}/lists";\n'
         f'APT::Sandbox::User "root";\nDir::Cache "{tmp_path}/cache";\n'
-        f'Dir::Etc::preferencesparts "{tmp_path}/preferences.d";\n')
+        f'Dir::Etc::preferencesparts "{tmp_path}/preferences.d";\n'
+    )
     monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
     monkeypatch.setattr(packages, "SOURCES", tmp_path / "sources.list.d" / "selfhosted-mail-backports.sources")
     monkeypatch.setattr(packages, "PREFERENCES", tmp_path / "preferences.d" / "selfhosted-mail-backports")
@@ -51,9 +52,11 @@ def source(apt: Path, *suites: str) -> None:
         data = index.read_bytes()
         (apt / "mirror" / "dists" / suite / "Release").write_text(
             f"Suite: {suite}\nComponents: main\nArchitectures: {architecture}\n"
-            f"SHA256:\n {hashlib.sha256(data).hexdigest()} {len(data)} main/binary-{architecture}/Packages\n")
+            f"SHA256:\n {hashlib.sha256(data).hexdigest()} {len(data)} main/binary-{architecture}/Packages\n"
+        )
     (apt / "sources.list.d" / "debian.sources").write_text(
-        f"Types: deb\nURIs: {mirror(apt)}\nSuites: {' '.join(suites)}\nComponents: main\nTrusted: yes\n")
+        f"Types: deb\nURIs: {mirror(apt)}\nSuites: {' '.join(suites)}\nComponents: main\nTrusted: yes\n"
+    )
     subprocess.run(["apt-get", "update"], check=True, capture_output=True)
 
 
@@ -63,10 +66,17 @@ def sources_of(apt: Path) -> str:
 
 
 def test_backports_come_with_the_key_of_the_mirror_that_the_host_uses() -> None:
-    text = packages.backports_source("bookworm", [["http://other.example/x", "nodistro", "main", "$(SIGNED_BY)"],
-                                                  ["http://deb.example/debian", "bookworm", "main", KEYRING]])
-    assert text == ("Types: deb\nURIs: http://deb.example/debian\nSuites: bookworm-backports\nComponents: main\n"
-                    f"Signed-By: {KEYRING}\n")
+    text = packages.backports_source(
+        "bookworm",
+        [
+            ["http://other.example/x", "nodistro", "main", "$(SIGNED_BY)"],
+            ["http://deb.example/debian", "bookworm", "main", KEYRING],
+        ],
+    )
+    assert text == (
+        "Types: deb\nURIs: http://deb.example/debian\nSuites: bookworm-backports\nComponents: main\n"
+        f"Signed-By: {KEYRING}\n"
+    )
 
 
 def test_apt_finds_the_backports_of_the_mirror_that_it_uses(apt: Path) -> None:
@@ -101,8 +111,12 @@ def test_the_pin_holds_for_the_named_packages_alone(apt: Path) -> None:
 def test_what_is_installed_and_what_is_not(apt: Path) -> None:
     found = packages.installed_versions(["dpkg", "apt", "no-such-package-of-ours"])
     assert set(found) == {"dpkg", "apt"}
-    assert found["dpkg"] == subprocess.run(["dpkg-query", "-W", "-f", "${Version}", "dpkg"], check=True,
-                                           capture_output=True, text=True).stdout
+    assert (
+        found["dpkg"]
+        == subprocess.run(
+            ["dpkg-query", "-W", "-f", "${Version}", "dpkg"], check=True, capture_output=True, text=True
+        ).stdout
+    )
 
 
 def test_installed_packages_change_nothing(apt: Path, run_module: Callable[..., dict[str, Any]]) -> None:

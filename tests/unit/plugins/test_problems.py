@@ -14,19 +14,34 @@ HASH = "$6$0123456789abcdef$" + "a" * 86
 SECRET = "hunter2-hunter2"
 
 GOOD: dict[str, Any] = {
-    "domain": "example.org", "hostname": "mail.example.org", "dkim_selector": "mail",
+    "domain": "example.org",
+    "hostname": "mail.example.org",
+    "dkim_selector": "mail",
     "additional_domains": ["example.net", {"name": "example.com", "dkim_selector": "s2026"}],
-    "relay_host": "smtp.provider.example", "relay_port": 587, "relay_tls": "starttls", "relay_username": "me@example.org",
-    "relay_password": "p:a#s@s \"w'o\\r{{d", "relay_spf": "include:spf.provider.example",
+    "relay_host": "smtp.provider.example",
+    "relay_port": 587,
+    "relay_tls": "starttls",
+    "relay_username": "me@example.org",
+    "relay_password": "p:a#s@s \"w'o\\r{{d",
+    "relay_spf": "include:spf.provider.example",
     "accounts": [
         {"address": "alice@example.org", "password_hash": HASH, "aliases": ["info@example.org"], "quota": "5G"},
         {"address": "bob@example.net", "password": "pässwörd"},
     ],
-    "aliases": {"team@example.org": ["alice@example.org", "bob+list@example.net", "friend@far.example"],
-                "chief@example.org": ["team@example.org"], "@example.com": ["alice@example.org"],
-                "cron@example.org": ["root@mail.example.org"], "any@example.org": ["whatever@example.com"]},
-    "admin_address": "info@example.org", "tls_mode": "selfsigned", "tls_certificate_file": "", "tls_private_key_file": "",
-    "dmarc_policy": "none", "dmarc_rua": "", "dmarc_ruf": "reports@far.example",
+    "aliases": {
+        "team@example.org": ["alice@example.org", "bob+list@example.net", "friend@far.example"],
+        "chief@example.org": ["team@example.org"],
+        "@example.com": ["alice@example.org"],
+        "cron@example.org": ["root@mail.example.org"],
+        "any@example.org": ["whatever@example.com"],
+    },
+    "admin_address": "info@example.org",
+    "tls_mode": "selfsigned",
+    "tls_certificate_file": "",
+    "tls_private_key_file": "",
+    "dmarc_policy": "none",
+    "dmarc_rua": "",
+    "dmarc_ruf": "reports@far.example",
 }
 FILES = {"tls_mode": "files", "tls_certificate_file": "/etc/ssl/mail.pem", "tls_private_key_file": "/etc/ssl/mail.key"}
 ALICE: dict[str, Any] = {"address": "alice@example.org", "password_hash": HASH}
@@ -51,7 +66,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("additional_domains", {"additional_domains": [None]}, "no domain name"),
     ("additional_domains", {"additional_domains": ["example.net", "Example.NET"]}, "there twice"),
     ("additional_domains", {"additional_domains": ["example.org"]}, "there twice"),
-    ("additional_domains", {"additional_domains": [{"name": "example.net", "selector": "a"}]}, "unknown key 'selector'"),
+    (
+        "additional_domains",
+        {"additional_domains": [{"name": "example.net", "selector": "a"}]},
+        "unknown key 'selector'",
+    ),
     ("additional_domains", {"additional_domains": [{"name": "example.net", "dkim_selector": "a b"}]}, "DNS label"),
     ("dkim_selector", {"dkim_selector": "my selector"}, "DNS label"),
     ("dkim_selector", {"dkim_selector": "s" * 64}, "DNS label"),
@@ -85,8 +104,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("accounts", accounts({"address": "bücher@example.org", "password_hash": HASH}), "is no address"),
     ("accounts", accounts({"address": "bob@far.example", "password_hash": HASH}), "outside our domains"),
     ("accounts", accounts({"address": "Alice@Example.org", "password_hash": HASH}), "there twice"),
-    ("accounts", accounts({"address": "bob@example.org", "password_hash": HASH, "aliases": ["alice@example.org"]}),
-     "there twice"),
+    (
+        "accounts",
+        accounts({"address": "bob@example.org", "password_hash": HASH, "aliases": ["alice@example.org"]}),
+        "there twice",
+    ),
     ("accounts", accounts(aliases=["x@far.example"]), "outside our domains"),
     ("accounts", accounts(aliases="info@example.org"), "aliases of alice@example.org is no list"),
     ("accounts", accounts(aliases=["info"]), "'info' is no address"),
@@ -110,9 +132,16 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("aliases", {"aliases": {"team@far.example": ["alice@example.org"]}}, "outside our domains"),
     ("aliases", {"aliases": {"@far.example": ["alice@example.org"]}}, "catch-all of no domain"),
     ("aliases", {"aliases": {"Alice@example.org": ["bob@example.net"]}}, "also an address of the account"),
-    ("aliases", {"aliases": {"a@example.org": ["bob@example.net"], "A@example.org": ["bob@example.net"]}}, "there twice"),
-    ("aliases", {"aliases": {"a@example.org": ["b@example.org"], "b@example.org": ["a@example.org"]}},
-     "a@example.org leads to b@example.org leads to a@example.org: a loop"),
+    (
+        "aliases",
+        {"aliases": {"a@example.org": ["bob@example.net"], "A@example.org": ["bob@example.net"]}},
+        "there twice",
+    ),
+    (
+        "aliases",
+        {"aliases": {"a@example.org": ["b@example.org"], "b@example.org": ["a@example.org"]}},
+        "a@example.org leads to b@example.org leads to a@example.org: a loop",
+    ),
     ("aliases", {"aliases": {"a@example.org": ["a@example.org"]}}, "a loop"),
     ("admin_address", {"admin_address": "root"}, "no mail address"),
     ("admin_address", {"admin_address": "carol@example.org"}, "neither an account nor an alias"),
@@ -129,7 +158,10 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 
 def test_good_values_have_no_problems() -> None:
     assert problems(GOOD) == []
-    assert problems({**GOOD, **FILES, "dmarc_policy": "quarantine", "dmarc_rua": "r@far.example", "relay_port": "465"}) == []
+    assert (
+        problems({**GOOD, **FILES, "dmarc_policy": "quarantine", "dmarc_rua": "r@far.example", "relay_port": "465"})
+        == []
+    )
 
 
 def test_no_relay_needs_no_credentials() -> None:
@@ -149,17 +181,35 @@ def test_bad_values(variable: str, changed: dict[str, Any], said: str, prefix: s
 @pytest.mark.parametrize("key", GOOD)
 def test_what_a_role_does_not_have_is_not_checked(key: str) -> None:
     given = {name: value for name, value in GOOD.items() if name != key}
-    missing_matters = {"additional_domains": {"accounts", "aliases", "admin_address"}, "domain": {"accounts", "aliases"}, "relay_port": {"relay_port"},
-                       "relay_username": {"relay_username"}, "relay_password": {"relay_password"},
-                       "hostname": {"aliases"}, "aliases": {"admin_address"}}
-    assert {sentence.split(":")[0].removeprefix("mail_") for sentence in problems(given)} <= missing_matters.get(key, set())
+    missing_matters = {
+        "additional_domains": {"accounts", "aliases", "admin_address"},
+        "domain": {"accounts", "aliases"},
+        "relay_port": {"relay_port"},
+        "relay_username": {"relay_username"},
+        "relay_password": {"relay_password"},
+        "hostname": {"aliases"},
+        "aliases": {"admin_address"},
+    }
+    assert {sentence.split(":")[0].removeprefix("mail_") for sentence in problems(given)} <= missing_matters.get(
+        key, set()
+    )
 
 
 yaml_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("alice@example.org"),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.sampled_from(
-        ["address", "aliases", "password", "password_hash", "quota", "name", "dkim_selector", "@example.org"]), inner, max_size=4),
-    max_leaves=8)
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=8)
+            | st.sampled_from(
+                ["address", "aliases", "password", "password_hash", "quota", "name", "dkim_selector", "@example.org"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(GOOD)), yaml_values))
@@ -173,9 +223,12 @@ def test_supported_releases() -> None:
         assert release_problems({"distribution": "Debian", "distribution_major_version": version}) == []
 
 
-@pytest.mark.parametrize(("distribution", "version"), [("Debian", "11"), ("Debian", "14"), ("Ubuntu", "24"), (None, None)])
+@pytest.mark.parametrize(
+    ("distribution", "version"), [("Debian", "11"), ("Debian", "14"), ("Ubuntu", "24"), (None, None)]
+)
 def test_unsupported_releases(distribution: str | None, version: str | None) -> None:
-    [sentence] = release_problems({"distribution": distribution, "distribution_major_version": version,
-                                   "distribution_version": f"{version}.1"})
+    [sentence] = release_problems(
+        {"distribution": distribution, "distribution_major_version": version, "distribution_version": f"{version}.1"}
+    )
     assert f"{distribution} {version}.1" in sentence
     assert "Debian 12 and Debian 13" in sentence

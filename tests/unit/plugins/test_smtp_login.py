@@ -28,9 +28,20 @@ def login(run_module: Callable[..., dict[str, Any]], pem: Path, monkeypatch: pyt
     monkeypatch.setenv("SSL_CERT_FILE", str(pem))
 
     def run(provider: Provider, check: bool = False, **options: Any) -> dict[str, Any]:
-        return run_module(smtp_login.main, check, **{
-            "host": "localhost", "port": provider.port, "tls": "smtps" if provider.smtps else "starttls",
-            "username": USERNAME, "password": PASSWORD, "helo": "mail.example.org", "timeout": 5, **options})
+        return run_module(
+            smtp_login.main,
+            check,
+            **{
+                "host": "localhost",
+                "port": provider.port,
+                "tls": "smtps" if provider.smtps else "starttls",
+                "username": USERNAME,
+                "password": PASSWORD,
+                "helo": "mail.example.org",
+                "timeout": 5,
+                **options,
+            },
+        )
 
     return run
 
@@ -60,7 +71,8 @@ def test_refused_credentials(login: Login, pem: Path, smtps: bool, required: boo
 
 @VARIANTS
 def test_nothing_secret_goes_to_a_server_with_an_untrusted_certificate(
-        login: Login, pem: Path, smtps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    login: Login, pem: Path, smtps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(self_signed(tmp_path, "other")))
     with Provider(pem, USERNAME, PASSWORD, smtps=smtps) as provider:
         result = login(provider)
@@ -69,8 +81,9 @@ def test_nothing_secret_goes_to_a_server_with_an_untrusted_certificate(
 
 
 @VARIANTS
-def test_nor_to_one_whose_certificate_has_another_name(login: Login, smtps: bool, tmp_path: Path,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nor_to_one_whose_certificate_has_another_name(
+    login: Login, smtps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = self_signed(tmp_path, "smtp.provider.example")
     monkeypatch.setenv("SSL_CERT_FILE", str(other))
     with Provider(other, USERNAME, PASSWORD, smtps=smtps) as provider:
@@ -87,7 +100,9 @@ def test_nor_without_starttls(login: Login, pem: Path) -> None:
     assert not any("AUTH" in line for line in provider.in_clear)
 
 
-@pytest.mark.parametrize(("mechanisms", "said"), [("CRAM-MD5 XOAUTH2", "AUTH CRAM-MD5 XOAUTH2"), ("", "AUTH not at all")])
+@pytest.mark.parametrize(
+    ("mechanisms", "said"), [("CRAM-MD5 XOAUTH2", "AUTH CRAM-MD5 XOAUTH2"), ("", "AUTH not at all")]
+)
 def test_a_mechanism_that_opensmtpd_does_not_know(login: Login, pem: Path, mechanisms: str, said: str) -> None:
     with Provider(pem, USERNAME, PASSWORD, mechanisms=mechanisms) as provider:
         result = login(provider)

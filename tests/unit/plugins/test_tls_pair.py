@@ -23,8 +23,23 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
 
     for name in ("one", "two"):
-        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-                "-subj", "/CN=mail.example.org", "-keyout", f"{name}.key", "-out", f"{name}.pem")
+        openssl(
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=mail.example.org",
+            "-keyout",
+            f"{name}.key",
+            "-out",
+            f"{name}.pem",
+        )
     openssl("pkey", "-in", "one.key", "-aes256", "-passout", "pass:phrase", "-out", "locked.key")
     (directory / "empty.pem").touch()
     (directory / "folder").mkdir()
@@ -34,7 +49,9 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def pair(run_module: Callable[..., dict[str, Any]], pem: Path) -> Pair:
     def run(certificate: str, key: str, **options: Any) -> dict[str, Any]:
-        return run_module(tls_pair.main, certificate_file=str(pem / certificate), private_key_file=str(pem / key), **options)
+        return run_module(
+            tls_pair.main, certificate_file=str(pem / certificate), private_key_file=str(pem / key), **options
+        )
 
     return run
 
@@ -45,15 +62,22 @@ def test_a_pair(pair: Pair) -> None:
     assert not result["changed"]
 
 
-@pytest.mark.parametrize(("certificate", "key", "said"), [
-    ("none.pem", "one.key", "mail_tls_certificate_file: there is no file"),
-    ("folder", "one.key", "mail_tls_certificate_file: there is no file"),
-    ("one.pem", "none.key", "mail_tls_private_key_file: there is no file"),
-    ("one.pem", "two.key", "mail_tls_private_key_file: {pem}/two.key is not the key of the certificate {pem}/one.pem"),
-    ("one.pem", "locked.key", "mail_tls_private_key_file: {pem}/locked.key has a pass phrase"),
-    ("empty.pem", "one.key", "mail_tls_certificate_file, mail_tls_private_key_file: {pem}/empty.pem and"),
-    ("one.pem", "empty.pem", "mail_tls_certificate_file, mail_tls_private_key_file: {pem}/one.pem and"),
-])
+@pytest.mark.parametrize(
+    ("certificate", "key", "said"),
+    [
+        ("none.pem", "one.key", "mail_tls_certificate_file: there is no file"),
+        ("folder", "one.key", "mail_tls_certificate_file: there is no file"),
+        ("one.pem", "none.key", "mail_tls_private_key_file: there is no file"),
+        (
+            "one.pem",
+            "two.key",
+            "mail_tls_private_key_file: {pem}/two.key is not the key of the certificate {pem}/one.pem",
+        ),
+        ("one.pem", "locked.key", "mail_tls_private_key_file: {pem}/locked.key has a pass phrase"),
+        ("empty.pem", "one.key", "mail_tls_certificate_file, mail_tls_private_key_file: {pem}/empty.pem and"),
+        ("one.pem", "empty.pem", "mail_tls_certificate_file, mail_tls_private_key_file: {pem}/one.pem and"),
+    ],
+)
 def test_no_pair(pair: Pair, pem: Path, certificate: str, key: str, said: str) -> None:
     result = pair(certificate, key)
     assert result["failed"]

@@ -18,8 +18,13 @@ def running(**properties: str) -> Unit:
     """A unit as systemctl would describe one that was started :data:`STARTED_AGO`."""
     found = Unit("no-such-unit.service")
     since = (time.clock_gettime(time.CLOCK_MONOTONIC) - STARTED_AGO) * 1e6
-    found.properties = {"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled",
-                        "ActiveEnterTimestampMonotonic": str(int(since)), **properties}
+    found.properties = {
+        "LoadState": "loaded",
+        "ActiveState": "active",
+        "UnitFileState": "enabled",
+        "ActiveEnterTimestampMonotonic": str(int(since)),
+        **properties,
+    }
     return found
 
 
@@ -39,10 +44,17 @@ def test_a_unit_that_is_not_there_has_to_be_started(files: dict[str, Path]) -> N
     assert found.needs([files["older"]], []) == "start"
 
 
-@pytest.mark.parametrize(("restart", "reload", "need"), [
-    (["older"], ["older"], "none"), (["absent"], ["absent"], "none"), ([], [], "none"), (["newer"], [], "restart"),
-    (["older", "newer"], ["newer"], "restart"), (["older"], ["newer"], "reload"),
-])
+@pytest.mark.parametrize(
+    ("restart", "reload", "need"),
+    [
+        (["older"], ["older"], "none"),
+        (["absent"], ["absent"], "none"),
+        ([], [], "none"),
+        (["newer"], [], "restart"),
+        (["older", "newer"], ["newer"], "restart"),
+        (["older"], ["newer"], "reload"),
+    ],
+)
 def test_needs(files: dict[str, Path], restart: list[str], reload: list[str], need: str) -> None:
     assert running().needs([files[name] for name in restart], [files[name] for name in reload]) == need
 

@@ -18,8 +18,9 @@ printable = st.text(alphabet=string.printable[:95], max_size=1200)
 
 
 def parsed(fragment: str, origin: str) -> dns.zone.Zone:
-    return dns.zone.from_text(f"@ 60 SOA ns.test. hostmaster.test. 1 2 3 4 5\n@ 60 NS ns.test.\n{fragment}", f"{origin}.",
-                              relativize=True)
+    return dns.zone.from_text(
+        f"@ 60 SOA ns.test. hostmaster.test. 1 2 3 4 5\n@ 60 NS ns.test.\n{fragment}", f"{origin}.", relativize=True
+    )
 
 
 def texts(found: dns.zone.Zone, name: str) -> list[str]:
@@ -47,10 +48,20 @@ def test_any_key_text_survives_in_a_zone(text: str) -> None:
 
 
 def test_primary_domain() -> None:
-    found = parsed(zone.zone(
-        "example.org", hostname="mail.example.org", ipv4=["198.51.100.7"], ipv6=["2001:db8::7"],
-        keys={"mail": KEY, "old": KEY}, spf="include:spf.provider.example", policy="reject", rua="dmarc@example.org",
-        ruf="fail@example.org"), "example.org")
+    found = parsed(
+        zone.zone(
+            "example.org",
+            hostname="mail.example.org",
+            ipv4=["198.51.100.7"],
+            ipv6=["2001:db8::7"],
+            keys={"mail": KEY, "old": KEY},
+            spf="include:spf.provider.example",
+            policy="reject",
+            rua="dmarc@example.org",
+            ruf="fail@example.org",
+        ),
+        "example.org",
+    )
     assert [str(record) for record in found.find_rdataset("@", "MX")] == ["10 mail"]
     assert [record.address for record in found.find_rdataset("mail", "A")] == ["198.51.100.7"]
     assert [record.address for record in found.find_rdataset("mail", "AAAA")] == ["2001:db8::7"]
@@ -67,8 +78,14 @@ def test_without_relay_and_reports() -> None:
 
 
 def test_additional_domain_and_reports_to_another() -> None:
-    both = zone.zones(["example.org", "example.net"], hostname="mail.example.org", ipv4=["198.51.100.7"], ipv6=[],
-                      keys={"example.net": {"s2": KEY}}, rua="alice@example.org")
+    both = zone.zones(
+        ["example.org", "example.net"],
+        hostname="mail.example.org",
+        ipv4=["198.51.100.7"],
+        ipv6=[],
+        keys={"example.net": {"s2": KEY}},
+        rua="alice@example.org",
+    )
     assert list(both) == ["example.org", "example.net"]
     org, net = parsed(both["example.org"], "example.org"), parsed(both["example.net"], "example.net")
     assert [str(record.exchange) for record in net.find_rdataset("@", "MX")] == ["mail.example.org."]
@@ -79,8 +96,13 @@ def test_additional_domain_and_reports_to_another() -> None:
 
 
 def test_host_outside_of_the_mail_domains_has_a_zone_without_mx() -> None:
-    both = zone.zones(["example.org"], hostname="vps7.provider.example", ipv4=["198.51.100.7"], ipv6=[],
-                      keys={"vps7.provider.example": {"mail": KEY}})
+    both = zone.zones(
+        ["example.org"],
+        hostname="vps7.provider.example",
+        ipv4=["198.51.100.7"],
+        ipv6=[],
+        keys={"vps7.provider.example": {"mail": KEY}},
+    )
     assert list(both) == ["example.org", "vps7.provider.example"]
     host = parsed(both["vps7.provider.example"], "vps7.provider.example")
     assert host.get_rdataset("@", "MX") is None
@@ -97,6 +119,19 @@ def test_the_domain_itself_can_be_the_host() -> None:
 
 
 def test_public_addresses() -> None:
-    assert zone.public_addresses(["10.0.0.5", "198.51.100.7", "127.0.0.1", "192.168.1.1", "172.20.0.1", "100.64.0.1",
-                                  "169.254.1.1", "8.8.8.8", "fe80::1", "fd00::1", "::1", "2001:db8::7"]) == [
-        "198.51.100.7", "8.8.8.8", "2001:db8::7"]
+    assert zone.public_addresses(
+        [
+            "10.0.0.5",
+            "198.51.100.7",
+            "127.0.0.1",
+            "192.168.1.1",
+            "172.20.0.1",
+            "100.64.0.1",
+            "169.254.1.1",
+            "8.8.8.8",
+            "fe80::1",
+            "fd00::1",
+            "::1",
+            "2001:db8::7",
+        ]
+    ) == ["198.51.100.7", "8.8.8.8", "2001:db8::7"]

@@ -12,12 +12,15 @@ Playbook = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def task(directory: Path | str, **zones: str) -> list[dict[str, Any]]:
-    return [{"name": "Zone files are written",
-             "selfhosted.mail.zone_files": {"directory": str(directory), "zones": zones}}]
+    return [
+        {"name": "Zone files are written", "selfhosted.mail.zone_files": {"directory": str(directory), "zones": zones}}
+    ]
 
 
 def test_written_once_with_diff(playbook: Playbook, tmp_path: Path) -> None:
-    wanted = task(tmp_path / "new" / "dns", **{"example.org": "@ IN MX 10 mail.example.org.\n", "example.net": "; none\n"})
+    wanted = task(
+        tmp_path / "new" / "dns", **{"example.org": "@ IN MX 10 mail.example.org.\n", "example.net": "; none\n"}
+    )
     first = playbook(wanted, "--diff")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "changed=1" in first.stdout

@@ -16,7 +16,10 @@ from jinja2 import Environment, meta
 
 ROLES = sorted(path for path in (Path(__file__).parents[3] / "roles").iterdir() if path.is_dir())
 REQUIRED_FILES = [
-    "README.md", "defaults/main.yml", "meta/argument_specs.yml", "meta/main.yml",
+    "README.md",
+    "defaults/main.yml",
+    "meta/argument_specs.yml",
+    "meta/main.yml",
     *(f"tasks/{name}.yml" for name in ("main", "preflight", "install", "configure", "service")),
 ]
 
@@ -195,6 +198,7 @@ def test_templates_say_who_manages_them(role: Path) -> None:
 
 
 def test_tables_of_variables_are_fresh(checkout: Path) -> None:
-    done = subprocess.run([sys.executable, checkout / "tools/role-docs", "--check"], capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, checkout / "tools/role-docs", "--check"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -17,9 +17,29 @@ def self_signed(directory: Path, name: str) -> Path:
     """A PEM file with a key and a certificate for ``name`` and no other name."""
     pem = directory / f"{name}.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-         "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-keyout", pem, "-out", f"{pem}.cert"],
-        check=True, capture_output=True)
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            f"/CN={name}",
+            "-addext",
+            f"subjectAltName=DNS:{name}",
+            "-keyout",
+            pem,
+            "-out",
+            f"{pem}.cert",
+        ],
+        check=True,
+        capture_output=True,
+    )
     pem.write_text(pem.read_text() + Path(f"{pem}.cert").read_text())
     return pem
 

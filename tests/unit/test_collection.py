@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The collection builds, and what is installed from it explains itself and works without the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+BIN = Path(sys.executable).parent
+# First parts of what belongs into the artefact; everything else is for developers.
+SHIPPED = {
+    "CHANGELOG.md",
+    "FILES.json",
+    "LICENSE",
+    "MANIFEST.json",
+    "README.md",
+    "changelogs",
+    "docs",
+    "inventory.example",
+    "meta",
+    "playbooks",
+    "plugins",
+    "roles",
+}
+
+
+@pytest.fixture(scope="module")
+def artefact(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
+    """The collection, built from this checkout."""
+    directory = tmp_path_factory.mktemp("artefact")
+    command = [BIN / "ansible-galaxy", "collection", "build", "--output-path", directory, checkout]
+    subprocess.run(command, check=True, capture_output=True)
+    [built] = directory.glob("selfhosted-mail-*.tar.gz")
+    return built
+
+
+class Installed:
+    """The collection as a user has it."""
+
+    def __init__(self, artefact: Path, directory: Path) -> None:
+        self.directory = directory
+        self.run(
+            "ansible-galaxy", "collection", "install", "--offline", "-p", str(directory / "collections"), str(artefact)
+        )
+        self.root = directory / "collections" / "ansible_collections" / "selfhosted" / "mail"
+
+    def run(self, program: str, *options: str) -> str:
+        """Output of an Ansible program that knows no collection but this one; no checkout is near."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE", "PYTHON"))}
+        environment |= {
+            "ANSIBLE_COLLECTIONS_PATH": str(self.directory / "collections"),
+            "ANSIBLE_HOME": str(self.directory / "home"),
+            "ANSIBLE_NOCOLOR": "1",
+        }
+        done = subprocess.run(
+            [BIN / program, *options], cwd=self.directory, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{program} {' '.join(options)}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(artefact: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    return Installed(artefact, tmp_path_factory.mktemp("installed"))
+
+
+def test_the_artefact_has_what_users_need_and_nothing_else(artefact: Path) -> None:
+    with tarfile.open(artefact) as archive:
+        names = archive.getnames()
+    assert {name.split("/")[0] for name in names} <= SHIPPED
+    parts = {part for name in names for part in name.split("/")}
+    assert not {"tests", "__pycache__", "collections"} & parts
+    assert not [part for part in parts if part.startswith(".") or part.endswith((".pyc", ".tar.gz"))]
+    for needed in ("LICENSE", "README.md", "meta/runtime.yml", "playbooks/site.yml", "inventory.example/hosts.yml"):
+        assert needed in names
+    assert max(member.size for member in archive.getmembers()) < 200_000
+
+
+def test_every_role_explains_its_options(installed: Installed) -> None:
+    for role in sorted(path.name for path in (installed.root / "roles").iterdir()):
+        specs = yaml.safe_load((installed.root / "roles" / role / "meta/argument_specs.yml").read_text())
+        shown = installed.run("ansible-doc", "-t", "role", f"selfhosted.mail.{role}")
+        for option in specs["argument_specs"]["main"]["options"]:
+            assert option in shown, f"{role}: {option}"
+
+
+def test_every_module_explains_itself(installed: Installed) -> None:
+    modules = sorted(path.stem for path in (installed.root / "plugins/modules").glob("*.py"))
+    shown = installed.run("ansible-doc", "-t", "module", *(f"selfhosted.mail.{name}" for name in modules))
+    for name in modules:
+        assert f"MODULE selfhosted.mail.{name}" in shown
+    assert shown.count("EXAMPLES:") == len(modules)
+
+
+def test_the_site_playbook_is_found_by_its_name(installed: Installed) -> None:
+    installed.run("ansible-playbook", "--syntax-check", "-i", "localhost,", "selfhosted.mail.site")
