@@ -106,7 +106,6 @@ class Master:
             ours.close()
             for child in self._children.values():
                 child.channel.close()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             run_worker(self._listener, theirs, self._setup, self._load_config)
             status = 0
         except BaseException:

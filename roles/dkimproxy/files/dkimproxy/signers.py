@@ -57,7 +57,7 @@ class Signers:
     """Chooses signatures for a From address. Made whole or not at all: every key is loaded at once."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        self._config, self._domains = config, frozenset(config.domains)
         self._made: dict[tuple[Template, str, str], Signer] = {}
         maps = [*config.sender_map.values(), *config.listid_map.values()]
         # The body canonicalizations that a message may need; its hashes are made while it comes in.
@@ -99,7 +99,7 @@ class Signers:
         return found
 
     def _matched(self, domain: str) -> str | None:
-        return next((name for name in parents(domain) if name in self._config.domains), None)
+        return next((name for name in parents(domain) if name in self._domains), None)
 
     def _mapped(self, author: Address) -> list[Signer]:
         names = [str(author), str(author.untagged()), *parents(author.domain), "."]
@@ -112,11 +112,12 @@ class Signers:
     def _choose(self, templates: Iterable[Template], author: Address, matched: str) -> list[Signer]:
         """The aligned ones, of these those with the longest d=."""
         aligned = []
+        above = set(parents(author.domain))
         for template in templates:
             fixed = template.domain if template.domain and "$" not in template.domain else None
-            if fixed is None or fixed in parents(author.domain):
+            if fixed is None or fixed in above:
                 signer = self._signer(template, author, matched)
-                if signer.domain in parents(author.domain):
+                if signer.domain in above:
                     aligned.append(signer)
         longest = max((len(signer.domain) for signer in aligned), default=0)
         return [signer for signer in aligned if len(signer.domain) == longest]

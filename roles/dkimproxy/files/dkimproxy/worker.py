@@ -38,7 +38,10 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        self._loop.add_signal_handler(signal.SIGINT, self._stop.set)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        # The master blocks its signals; what came before the handlers were there comes now.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self._loop.add_reader(self._parent, self._stop.set)  # readable means the master is gone
         self._loop.add_reader(self._listener, self._accept)
         heartbeat = asyncio.create_task(self._beat())
