@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 from dkimproxy import config
-from dkimproxy.address import parse_address
+from dkimproxy.address import Address, parse_address
 from dkimproxy.errors import ConfigError, Refused
 from dkimproxy.keys import _parse
 from dkimproxy.signers import Signers
@@ -174,6 +174,16 @@ def test_macros(load, keys, tmp_path):
     [signer] = Signers(loaded).choose(parse_address("a@sub.example.org"))
     assert (signer.domain, signer.identity) == ("sub.example.org", "a@sub.example.org")
     assert signatures(loaded, "b@example.net") == [("example.net", "rsa", "rsa-sha256")]
+
+
+def test_an_address_does_not_lead_to_other_directories(load, keys, tmp_path):
+    shutil.copy(keys.path("rsa"), tmp_path / "x@example.org.pem")
+    (tmp_path / "sub").mkdir()
+    shutil.copy(keys.path("rsa"), tmp_path / "sub" / "postmaster@example.org.pem")
+    signers = Signers(load(BASE + "signature dkim(key=TMP/sub/$sender.pem)\n"))
+    assert signers.choose(parse_address("postmaster@example.org"))
+    with pytest.raises(ValueError, match="with a slash"):
+        signers.choose(Address("../x", "example.org"))
 
 
 def test_maps(load, write):

@@ -41,6 +41,8 @@ def _make(template: Template, author: Address, matched: str) -> Signer:
         raise ValueError("no selector: give s= or 'selector'")
     if not path:
         raise ValueError("no key file: give key= or 'keyfile'")
+    if path.count("/") != (template.key or "").count("/"):
+        raise ValueError("an address with a slash chooses no key file")
     domain = domain_name(expand(template.domain) or macros["keydomain"])
     identity = expand(template.identity)
     if identity:
