@@ -173,6 +173,8 @@ def test_what_the_service_still_runs_is_kept_over_several_runs(tmp_path: Path, m
 
 def test_restore_brings_back_owner_mode_time_and_absence(tmp_path: Path, me: dict[str, str]) -> None:
     old_file(tmp_path / "a.conf", "old secret\n", 0o600)
+    owner = 54321 if os.geteuid() == 0 else os.geteuid()
+    os.chown(tmp_path / "a.conf", owner, -1)
     previous = Previous("a.service")
     previous.keep([tmp_path / "a.conf", tmp_path / "b.conf"])
     managed(tmp_path / "a.conf", "new\n", me, mode="0644").put()
@@ -181,6 +183,7 @@ def test_restore_brings_back_owner_mode_time_and_absence(tmp_path: Path, me: dic
     assert previous.restore() == [str(tmp_path / "a.conf"), str(tmp_path / "b.conf")]
     assert (tmp_path / "a.conf").read_text() == "old secret\n"
     assert mode_of(tmp_path / "a.conf") == 0o600
+    assert (tmp_path / "a.conf").stat().st_uid == owner
     assert (tmp_path / "a.conf").stat().st_mtime_ns == OLD_TIME
     assert not (tmp_path / "b.conf").exists()
     assert not previous
