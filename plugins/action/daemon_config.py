@@ -16,8 +16,8 @@ from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import FIL
 class ActionModule(ActionBase):
     """Moves ``files`` to ``files_json``.
 
-    Ansible writes a module's parameters into the managed host's journal. Marked ``no_log`` one by one the texts would be
-    hidden there, and in every diff too; as one value they are hidden there alone.
+    Ansible writes a module's parameters into the managed host's journal. Marked ``no_log`` one by one the texts would
+    be hidden there, and in every diff too; as one value they are hidden there alone.
     """
 
     _supports_check_mode = True

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Accounts and aliases, and the tables that OpenSMTPD, Dovecot and the signing proxy read.
 
-An *account* is a mapping with ``address`` and, optionally, ``aliases`` (a list of addresses); *aliases* map an address, or
-``@domain`` for a catch-all, to a list of addresses. Addresses are compared without regard to case and written in lower case.
+An *account* is a mapping with ``address`` and, optionally, ``aliases`` (a list of addresses); *aliases* map an address,
+or ``@domain`` for a catch-all, to a list of addresses. Addresses are compared without regard to case and written in
+lower case.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def account_names(account: Account) -> list[str]:
 
 
 def first_address(accounts: Any) -> str:
-    """Address of the first account; empty where ``accounts`` is not what it should be, which :mod:`problems` will say."""
+    """Address of the first account; empty where ``accounts`` is not what it should be, as :mod:`problems` will say."""
     first = accounts[0] if isinstance(accounts, list) and accounts else {}
     return str(first.get("address") or "") if isinstance(first, Mapping) else ""
 

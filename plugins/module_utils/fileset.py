@@ -141,7 +141,8 @@ class ManagedFile:
             texts = {"before": hidden if before is not None else "",
                      "after": "" if after is None else hidden if before == after else "(new secret, not shown)\n"}
         else:
-            texts = {"before": (before or b"").decode(errors="replace"), "after": (after or b"").decode(errors="replace")}
+            texts = {"before": (before or b"").decode(errors="replace"),
+                     "after": (after or b"").decode(errors="replace")}
         return {"before_header": str(self.path), "after_header": str(self.path), **texts}
 
     def put(self) -> None:
@@ -174,9 +175,10 @@ class Previous:
 
     def _manifest(self) -> dict[str, str | None]:
         try:
-            return json.loads((self.root / "manifest.json").read_text())
+            manifest: dict[str, str | None] = json.loads((self.root / "manifest.json").read_text())
         except FileNotFoundError:
             return {}
+        return manifest
 
     def keep(self, paths: Iterable[Path]) -> None:
         """Add ``paths`` as they are now; what is kept already is older, and stays."""

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What is wrong with the values that a user gave, in sentences that name the variables.
 
-``values`` maps the contract's variable names without their prefix (``domain``, ``relay_host`` …) to what the user wrote;
-a key that is absent is not checked. Values may have any type: YAML gives what it gives.
+``values`` maps the contract's variable names without their prefix (``domain``, ``relay_host`` …) to what the user
+wrote; a key that is absent is not checked. Values may have any type: YAML gives what it gives.
 """
 
 from __future__ import annotations

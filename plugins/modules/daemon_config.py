@@ -49,7 +49,7 @@ options:
     default: []
     suboptions:
       path: {description: The file., type: path, required: true}
-      argv: {description: "Command that writes to the path that stands for C({path}).", type: list, elements: str, required: true}
+      argv: {description: "Command that writes to the path C({path}).", type: list, elements: str, required: true}
       owner: {description: User., type: str, default: root}
       group: {description: Group., type: str, default: root}
       mode: {description: Mode in octal., type: str, default: "0600"}
@@ -134,6 +134,7 @@ needs:
   returned: always
 """
 
+import contextlib  # noqa: E402
 import json  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -237,7 +238,8 @@ def main() -> None:
         except (CommandFailed, OSError, LookupError) as error:
             module.fail_json(msg=f"{wanted['service'] or 'files'}: {error}", changed_paths=changed_paths)
 
-    result["needs"] = needs(wanted, files, {file.on_change for file in changed} | {item["on_change"] for item in missing})
+    kinds = {file.on_change for file in changed} | {item["on_change"] for item in missing}
+    result["needs"] = needs(wanted, files, kinds)
     module.exit_json(**result)
 
 
@@ -251,10 +253,9 @@ def put_in_place(changed: list[ManagedFile], wanted: dict[str, Any]) -> None:
                 run(argv)
     except CommandFailed:
         for argv in commands:
-            try:
+            # The files of a first run are gone again, so there is nothing to make anew.
+            with contextlib.suppress(CommandFailed):
                 run(argv)
-            except CommandFailed:
-                pass  # the files of a first run are gone again, so there is nothing to make anew
         raise
 
 
@@ -265,8 +266,10 @@ def needs(wanted: dict[str, Any], files: list[ManagedFile], kinds: set[str]) -> 
     unit = Unit(wanted["service"])
     own = [(file.path, file.on_change) for file in files]
     own += [(Path(item["path"]), item["on_change"]) for item in wanted["made_once"]]
-    need = unit.needs([path for path, kind in own if kind == "restart"] + [Path(path) for path in wanted["watch"]],
-                      [path for path, kind in own if kind == "reload"] + [Path(path) for path in wanted["watch_reload"]])
+    own += [(Path(path), "restart") for path in wanted["watch"]]
+    own += [(Path(path), "reload") for path in wanted["watch_reload"]]
+    need = unit.needs([path for path, kind in own if kind == "restart"],
+                      [path for path, kind in own if kind == "reload"])
     # In check mode, and for files that are gone, what is on disk does not show what changes.
     if need in ("none", "reload") and "restart" in kinds:
         return "restart"

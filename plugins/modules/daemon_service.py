@@ -139,6 +139,7 @@ def bring_up(wanted: dict[str, Any]) -> None:
 
 def last_words(service: str) -> str:
     try:
+        run(["journalctl", "--sync"])  # what the daemon said last may be on its way to the journal still
         return run(["journalctl", "--unit", service, "--lines", "15", "--no-pager", "--output", "cat"]).strip()
     except CommandFailed:
         return ""

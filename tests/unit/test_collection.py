@@ -34,7 +34,7 @@ SHIPPED = {
 def artefact(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
     """The collection, built from this checkout."""
     directory = tmp_path_factory.mktemp("artefact")
-    command = [BIN / "ansible-galaxy", "collection", "build", "--output-path", directory, checkout]
+    command: list[str | Path] = [BIN / "ansible-galaxy", "collection", "build", "--output-path", directory, checkout]
     subprocess.run(command, check=True, capture_output=True)
     [built] = directory.glob("selfhosted-mail-*.tar.gz")
     return built
