@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""daemon_config and daemon_service with a real unit of systemd: started, restarted when needed, taken back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from debian_host import RELEASES, Host
+
+PORT = 8025
+UNIT = """[Service]
+ExecStart=/bin/sh /etc/probe/start
+ExecReload=/bin/touch /run/probe-reloaded
+[Install]
+WantedBy=multi-user.target
+"""
+SERVES = f"exec python3 -m http.server {PORT} --bind 127.0.0.1\n"
+SECRET = "correct-horse-battery-staple"
+
+
+def config(host: Host, start: str = SERVES, check: str = "true", table: str = "one\n") -> dict[str, Any]:
+    return host.module(
+        "daemon_config",
+        service="probe.service",
+        directories=[{"path": "/etc/probe"}],
+        files=[
+            {"path": "/etc/systemd/system/probe.service", "content": UNIT},
+            {"path": "/etc/probe/start", "content": start},
+            {"path": "/etc/probe/table", "content": table, "on_change": "reload"},
+            {"path": "/etc/probe/secret", "content": SECRET, "mode": "0600", "secret": True},
+        ],
+        checks=[["sh", "-c", check]],
+    )
+
+
+def service(host: Host, needs: str) -> dict[str, Any]:
+    return host.module("daemon_service", service="probe.service", needs=needs, ready_ports=[PORT], timeout=10)
+
+
+def pid(host: Host) -> str:
+    return host.says("systemctl", "show", "--value", "--property", "MainPID", "probe.service").strip()
+
+
+@pytest.fixture(scope="module", params=RELEASES)
+def probe(request: pytest.FixtureRequest, hosts: dict[str, Host]) -> Host:
+    """A host where the service has been set up and started. Every test leaves it running."""
+    host = hosts[request.param]
+    assert config(host)["needs"] == "start"
+    assert service(host, "start")["changed"]
+    return host
+
+
+def test_a_service_is_started_enabled_and_then_left_alone(probe: Host) -> None:
+    assert probe.says("systemctl", "is-enabled", "probe.service") == "enabled\n"
+    first = pid(probe)
+    again = config(probe)
+    assert (again["changed"], again["needs"]) == (False, "none")
+    assert pid(probe) == first
+
+
+def test_no_secret_is_in_the_journal(probe: Host) -> None:
+    """Ansible writes the arguments of modules there."""
+    journal = probe.says("journalctl", "--no-pager")
+    assert "daemon_config" in journal
+    assert SECRET not in journal
+
+
+def test_a_refused_configuration_leaves_the_service_alone(probe: Host) -> None:
+    first = pid(probe)
+    result = config(probe, start="exit 1\n", check="echo start: line 1: bad >&2; false")
+    assert result["failed"]
+    assert result["msg"] == "probe.service: start: line 1: bad"
+    assert probe.says("cat", "/etc/probe/start") == SERVES
+    assert config(probe)["needs"] == "none"
+    assert pid(probe) == first
+
+
+def test_a_configuration_that_does_not_start_is_taken_back(probe: Host) -> None:
+    assert config(probe, start="echo no such option >&2; exit 1\n")["needs"] == "restart"
+    result = service(probe, "restart")
+    assert result["failed"]
+    assert "no such option" in result["msg"]
+    assert "The previous files are back and the service runs with them" in result["msg"]
+    assert result["restored"] == ["/etc/probe/start"]
+    assert probe.says("cat", "/etc/probe/start") == SERVES
+    assert probe.says("systemctl", "is-active", "probe.service") == "active\n"
+
+
+def test_a_table_takes_a_reload_alone(probe: Host) -> None:
+    first = pid(probe)
+    assert config(probe, table="two\n")["needs"] == "reload"
+    assert config(probe, table="two\n")["needs"] == "reload", "the first run ended before the reload"
+    assert service(probe, "reload")["changed"]
+    probe.says("test", "-e", "/run/probe-reloaded")
+    assert pid(probe) == first
+    assert config(probe, table="two\n")["needs"] == "none"
+
+
+def test_a_run_that_ended_before_the_restart_is_completed_by_the_next(probe: Host) -> None:
+    first = pid(probe)
+    assert config(probe, start=f"# v2\n{SERVES}", table="two\n")["needs"] == "restart"
+    second = config(probe, start=f"# v2\n{SERVES}", table="two\n")
+    assert (second["changed"], second["needs"]) == (False, "restart")
+    service(probe, "restart")
+    assert pid(probe) != first

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whatever the variables are, the real daemons of both releases accept what the templates make of them."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+from debian_host import Host, Unsafe
+
+PLAYBOOK = Path(__file__).with_name("configure.yml")
+PASSWORD = "p:a#s@s \"w'o\\rd {{ü}} %n $x {% if"
+DKIMPROXY_CHECK = ["/usr/local/sbin/dkimproxy.out", "--check", "--conf_file=/etc/dkimproxy/dkimproxy_out.conf"]
+HASH = "$6$0123456789abcdef$" + "a" * 86
+
+BASE: dict[str, Any] = {
+    "mail_domain": "example.org",
+    "mail_accounts": [{"address": "alice@example.org", "password_hash": HASH}],
+}
+RELAY: dict[str, Any] = {"mail_relay_host": "smtp.provider.example", "mail_relay_username": "me@example.org"}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "direct delivery": {},
+    "relay": {
+        **RELAY,
+        "mail_relay_password": Unsafe(PASSWORD),
+        "mail_additional_domains": ["example.net", {"name": "xn--bcher-kva.example", "dkim_selector": "s2026"}],
+        "mail_accounts": [
+            {"address": "Alice@example.org", "password": Unsafe(PASSWORD), "aliases": ["o'neill@example.net"]},
+            {"address": "a.b-c_d=e~f@xn--bcher-kva.example", "password_hash": HASH, "quota": "5G"},
+        ],
+        "mail_aliases": {
+            "team@example.org": ["alice@example.org", "friend+list@far.example"],
+            "@example.net": ["alice@example.org"],
+        },
+    },
+    "own certificate": {
+        "mail_hostname": "vps7.provider.example",
+        "mail_tls_mode": "files",
+        "opensmtpd_rspamd": False,
+        "mail_tls_certificate_file": "/etc/ssl/own.pem",
+        "mail_tls_private_key_file": "/etc/ssl/private/own.key",
+    },
+    "other options": {
+        **RELAY,
+        "mail_relay_password": "secret",
+        "mail_relay_port": 465,
+        "mail_dkim_selector": "s1",
+        "mail_admin_address": "admin@far.example",
+        "opensmtpd_max_message_size": "10485760",
+        "opensmtpd_max_recipients": 50,
+        "opensmtpd_queue_ttl": "12h",
+        "dovecot_mail_dir": "/srv/mail",
+        "dovecot_junk_header": "X-Junk",
+        "dovecot_imap_sessions": 40,
+        "dovecot_imap_sessions_per_user": 4,
+        "dkimproxy_from_policy": "domain",
+        "rspamd_reject_score": 12.5,
+        "rspamd_add_header_score": 5,
+        "rspamd_greylist_score": 3.5,
+        "rspamd_greylisting": False,
+        "rspamd_greylisting_delay": 60,
+        "rspamd_nameservers": ["198.51.100.53", "2001:db8::53"],
+        "rspamd_external_checks": False,
+        "rspamd_redis_maxmemory": "64mb",
+        "rspamd_controller_password_hash": "$2$" + "y" * 26 + "$" + "b" * 52,
+    },
+}
+# What shows that the variables have arrived: a command inside, a part of its output.
+SHOWS: dict[str, list[tuple[str, str]]] = {
+    "direct delivery": [
+        ("cat /etc/smtpd.conf", 'action "SEND" relay helo "mail.example.org"'),
+        ("cat /etc/smtpd.conf", "filter-rspamd"),
+        ("doveconf -n", "/etc/selfhosted-mail/tls/mail.example.org.pem"),
+        ("rspamadm configdump actions", "reject = 15"),
+    ],
+    "relay": [
+        ("cat /etc/opensmtpd/relay.conf", "smtp+tls://relay@smtp.provider.example:587"),
+        ("cat /etc/opensmtpd/relay_credentials", f"relay me@example.org:{PASSWORD}\n"),
+        ("stat -c %a:%U:%G /etc/opensmtpd/relay_credentials", "640:root:opensmtpd"),
+        ("cat /etc/selfhosted-mail/domains", "xn--bcher-kva.example\n"),
+        ("ls /etc/dkimproxy/keys", "xn--bcher-kva.example.s2026.pem"),
+    ],
+    "own certificate": [
+        ("cat /etc/smtpd.conf", 'pki "vps7.provider.example" cert "/etc/ssl/own.pem"'),
+        ("doveconf -n", "/etc/ssl/own.pem"),
+        ("ls /etc/dkimproxy/keys", "vps7.provider.example.mail.pem"),
+    ],
+    "other options": [
+        ("cat /etc/opensmtpd/relay.conf", "smtps://relay@smtp.provider.example:465"),
+        ("doveconf -n", "/srv/mail"),
+        ("rspamadm configdump actions", "reject = 12.5"),
+        ("cat /etc/selfhosted-mail/virtuals", "postmaster@example.org admin@far.example"),
+    ],
+}
+# A file that a role's daemon reads and that somebody has broken, and the variable that the role is then run with.
+BROKEN: list[tuple[str, str, str, dict[str, Any]]] = [
+    ("opensmtpd", "/etc/opensmtpd/srs.conf", "/etc/smtpd.conf", {"opensmtpd_queue_ttl": "2d"}),
+    (
+        "dkimproxy",
+        "/etc/dkimproxy/keys/example.org.s1.pem",
+        "/etc/dkimproxy/dkimproxy_out.conf",
+        {"mail_dkim_selector": "s1", "mail_additional_domains": ["example.com"]},
+    ),
+    ("rspamd", "/etc/rspamd/local.d/ratelimit.conf", "/etc/rspamd/local.d/actions.conf", {"rspamd_reject_score": 20}),
+]
+
+
+def configured(host: Host, variables: dict[str, Any]) -> CompletedProcess[str]:
+    return host.playbook(PLAYBOOK, {**BASE, **variables})
+
+
+def checkers(host: Host, rspamd: bool) -> list[str]:
+    """What the daemons' own checkers say against the configuration in place; empty when they take it."""
+    commands = [
+        ["smtpd", "-n", "-f", "/etc/smtpd.conf"],
+        ["doveconf", "-n", "-x"],
+        DKIMPROXY_CHECK,
+        *([["rspamadm", "configtest"]] if rspamd else []),
+    ]
+    done = [(command, host.run(*command)) for command in commands]
+    return [f"{' '.join(command)}: {result.stdout}{result.stderr}" for command, result in done if result.returncode]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_certificate(hosts: dict[str, Host]) -> None:
+    for host in hosts.values():
+        host.says(
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            "/CN=vps7.provider.example",
+            "-keyout",
+            "/etc/ssl/private/own.key",
+            "-out",
+            "/etc/ssl/own.pem",
+        )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_daemons_accept(hosts: dict[str, Host], variant: str) -> None:
+    variables = VARIANTS[variant]
+    with ThreadPoolExecutor() as pool:
+        runs = list(pool.map(lambda host: configured(host, variables), hosts.values()))
+    for host, done in zip(hosts.values(), runs, strict=True):
+        assert done.returncode == 0, f"{host.release}:\n{done.stdout[-6000:]}{done.stderr}"
+        assert checkers(host, rspamd=variables.get("opensmtpd_rspamd", True)) == [], host.release
+        for command, shown in SHOWS[variant]:
+            assert shown in host.says(*command.split()), f"{host.release}: {command}"
+
+
+def refused(host: Host, role: str, broken: str, ours: str, variables: dict[str, Any]) -> None:
+    """Run the role with ``broken`` broken; its daemon names that file, and ``ours`` stays what it was."""
+    whole = host.run("cat", broken).stdout
+    before = host.says("stat", "-c", "%Y %s %a", ours), host.says("sha256sum", ours)
+    host.write(broken, "section {\n")
+    done = configured(host, {**variables, "roles_here": ["accounts", role]})
+    assert done.returncode != 0, host.release
+    assert Path(broken).name in done.stdout, done.stdout[-3000:]
+    assert (host.says("stat", "-c", "%Y %s %a", ours), host.says("sha256sum", ours)) == before, host.release
+    if whole:
+        host.write(broken, whole)
+    else:
+        host.says("rm", broken)
+
+
+@pytest.mark.parametrize(("role", "broken", "ours", "variables"), BROKEN, ids=[item[0] for item in BROKEN])
+def test_what_a_daemon_does_not_accept_replaces_nothing(
+    hosts: dict[str, Host], role: str, broken: str, ours: str, variables: dict[str, Any]
+) -> None:
+    """Runs after the variants, whose last configuration is in place."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda host: refused(host, role, broken, ours, variables), hosts.values()))
