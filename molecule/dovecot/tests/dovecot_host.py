@@ -50,7 +50,7 @@ def lmtp(container: str, message: bytes, *recipients: str, user: str = "vmail") 
 
 
 def run_role(container: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """The converge playbook once more, for this host, with further options of ansible-playbook. All output is in `stdout`."""
+    """The converge playbook once more for this host, with more options of ansible-playbook; `stdout` has all output."""
     return subprocess.run(
         ["ansible-playbook", "--inventory", INVENTORY, "--limit", container, *options, str(CONVERGE)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import imaplib
 import json
 import re
+import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -39,6 +40,28 @@ def test_changed_configuration_keeps_sessions(host: Host, container: str, addres
         assert run_role(container).returncode == 0
         box.noop()
     assert host.service("dovecot").systemd_properties["MainPID"] == before
+
+
+def test_renewed_certificate_is_taken_in(host: Host, container: str, address: str) -> None:
+    def renew() -> str:
+        host.check_output("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -subj /CN=own "
+                          "-keyout /etc/ssl/private/own.key -out /etc/ssl/own.pem")
+        options = {"dovecot_tls_mode": "files", "dovecot_tls_certificate_file": "/etc/ssl/own.pem",
+                   "dovecot_tls_private_key_file": "/etc/ssl/private/own.key"}
+        done = run_role(container, "-e", json.dumps(options))
+        assert done.returncode == 0, done.stdout
+        return str(host.file("/etc/ssl/own.pem").content_string)
+
+    try:
+        own = renew()
+        assert ssl.get_server_certificate((address, 993)) == own
+        with imap.session(address, *ALICE) as box:
+            renewed = renew()
+            assert renewed != own
+            assert ssl.get_server_certificate((address, 993)) == renewed
+            box.noop()
+    finally:
+        assert run_role(container).returncode == 0
 
 
 def test_refused_configuration_leaves_the_old_one(host: Host, container: str, address: str) -> None:
@@ -109,9 +132,17 @@ def test_wrong_logins_are_refused(address: str) -> None:
         ("alice", ALICE[1]),
         ("root", ""),
     ]
-    # At once: Dovecot makes an address that guesses wait longer each time. The restart below ends that.
+    # At once: Dovecot makes an address that guesses wait longer each time.
     with ThreadPoolExecutor(len(wrong)) as threads:
         assert not any(threads.map(lambda login: accepted(address, *login), wrong))
+
+
+def test_journal_has_no_errors_of_ours(host: Host) -> None:
+    lines = host.check_output("journalctl --no-pager --output=cat --identifier=dovecot --identifier=sievec")
+    assert "stored mail into mailbox" in lines
+    assert not [line for line in lines.splitlines() if re.search(r"\b(Error|Fatal|Panic)\b", line)]
+    failed = host.check_output("systemctl --failed --plain --no-legend")
+    assert "dovecot" not in failed
 
 
 @pytest.mark.parametrize("signal", ["KILL", "TERM"])
@@ -125,14 +156,6 @@ def test_comes_back_when_killed(host: Host, address: str, signal: str) -> None:
             imap.session(address, *ALICE).logout()
         except OSError:
             return False
-        return host.service("dovecot").systemd_properties["MainPID"] != before
+        return bool(host.service("dovecot").systemd_properties["MainPID"] != before)
 
     wait_for(back, timeout=15, what="Dovecot back")
-
-
-def test_journal_has_no_errors_of_ours(host: Host) -> None:
-    lines = host.check_output("journalctl --no-pager --output=cat --identifier=dovecot --identifier=sievec")
-    assert "stored mail into mailbox" in lines
-    assert not [line for line in lines.splitlines() if re.search(r"\b(Error|Fatal|Panic)\b", line)]
-    failed = host.check_output("systemctl --failed --plain --no-legend")
-    assert "dovecot" not in failed
