@@ -89,6 +89,12 @@ class Server:
         """The message with this text in it from a mailbox; AssertionError after `timeout` seconds."""
         return imap.wait_message(self.ip, login.address, login.password, marker, folder, timeout)
 
+    def journal(self, *options: str) -> list[str]:
+        """Lines of the journal since the server was started; a container's boot number is its machine's."""
+        started = self.run("systemctl", "show", "--timestamp=unix", "-P", "UserspaceTimestamp").strip()
+        lines = self.run("journalctl", "--no-pager", f"--since={started}", *options).splitlines()
+        return [line for line in lines if not line.startswith("-- ")]
+
     def queue(self) -> str:
         """OpenSMTPD's queue, a line for each recipient."""
         return self.run("smtpctl", "show", "queue")

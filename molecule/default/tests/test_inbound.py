@@ -43,7 +43,7 @@ def test_arrives(server: Server, recipient: str, readers: list[str]) -> None:
     marker = str(message["Message-ID"])
     for reader in readers:
         arrived = parsed(server.mailbox(getattr(server, reader), marker))
-        assert arrived.get_content() == message.get_content()
+        assert arrived.get_content().splitlines() == message.get_content().splitlines()
         assert arrived["Return-Path"] == f"<{STRANGER}>"
     if readers == ["alice"]:
         bob = server.bob
@@ -102,7 +102,7 @@ def test_unknown_recipients(server: Server) -> None:
             session.ehlo()
             assert session.mail(STRANGER)[0] == 250
             code, text = session.rcpt(address)
-            assert code in (550, 551, 553, 554), f"{address}: {code} {text!r}"
+            assert 500 <= code < 600, f"{address}: {code} {text!r}"
 
 
 # Ways in which open relays were and are asked (RFC 5321 §4.1.1.3 and appendix C, RFC 976, RFC 1123 §5.2.16).
@@ -165,41 +165,26 @@ def test_relaying_after_starttls(server: Server) -> None:
 
 @both
 def test_gtube(server: Server) -> None:
-    message = smtp.compose(STRANGER, [server.alice.address], body=f"{GTUBE}\n")
+    message = smtp.compose(STRANGER, [server.alice.address], body=f"This is the GTUBE, the test for spam filters:\n\n{GTUBE}\n\nEnd.\n")
     with pytest.raises(smtplib.SMTPResponseException) as refused:
         smtp.deliver(server.ip, STRANGER, [server.alice.address], message)
     assert 500 <= refused.value.smtp_code < 600
     after = server.receive(server.alice.address)
     server.mailbox(server.alice, str(after["Message-ID"]))
     alice = server.alice
-    assert not [raw for raw in imap.messages(server.ip, alice.address, alice.password) if GTUBE.encode() in raw]
+    assert not [raw for raw in imap.messages(server.ip, alice.address, alice.password) if str(message["Message-ID"]).encode() in raw]
 
 
 @both
 def test_spam_goes_to_junk(server: Server) -> None:
     """Bad, but not the worst: delivered where users look for it."""
-    identity = f"<{uuid.uuid4()}@world.test>"
-    message = f"""From: "service@bank.test" <{STRANGER}>
-Reply-To: winner@elsewhere.example
-To: undisclosed-recipients:;
-Subject: YOU HAVE WON!!! 100% FREE $$$
-Message-ID: {identity}
-Date: Thu, 1 Jan 1998 00:00:00 +0000
-MIME-Version: 1.0
-X-Priority: 1
-Content-Type: multipart/mixed; boundary=b
-
---b
-Content-Type: text/html; charset=utf-8
-
-<html><body><a href="http://198.51.100.1/x.exe">https://www.bank.test/login</a><img src="http://198.51.100.1/1.png"></body></html>
---b
-Content-Type: application/x-msdownload; name="invoice.pdf.exe"
-Content-Disposition: attachment; filename="invoice.pdf.exe"
-Content-Transfer-Encoding: base64
-
-TVqQAAMAAAAEAAAA//8AALgAAAAAAAAAQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
---b--
-""".replace("\n", "\r\n").encode()  # noqa: E501
-    smtp.deliver(server.ip, STRANGER, [server.alice.address], message, patience=40)
-    server.mailbox(server.alice, identity, folder="Junk")
+    # A sender and a text of its own: greylisting remembers both.
+    sender = "seller@world.test"
+    message = smtp.compose(
+        f'"service@bank.test" <{sender}>',
+        ["undisclosed-recipients:;"],
+        body=f"Dear winner {uuid.uuid4()}\n",
+        subject="YOU HAVE WON A LOT OF MONEY",
+    )
+    smtp.deliver(server.ip, sender, [server.alice.address], message, patience=40)
+    server.mailbox(server.alice, str(message["Message-ID"]), folder="Junk", timeout=20)

@@ -7,19 +7,20 @@ import re
 
 from servers import Server, both
 
-# Lines of the machine or of clients that misbehaved on purpose.
-EXPECTED = re.compile(r"$^")
+# Debian's filter-rspamd tells its start to standard error.
+EXPECTED = re.compile(r"rspamd: \S+ \S+ (reading lines? (scanner|until ready)|responding desired filters)$")
 
 
 @both
 def test_no_errors(server: Server) -> None:
-    lines = server.run("journalctl", "--no-pager", "--boot", "--priority", "err", "--output=short-iso").splitlines()
-    assert not [line for line in lines if not line.startswith("-- ") and not EXPECTED.search(line)]
+    lines = server.journal("--priority=err", "--output=short-iso")
+    assert not [line for line in lines if not EXPECTED.search(line)]
 
 
 @both
 def test_no_tracebacks(server: Server) -> None:
-    lines = server.run("journalctl", "--no-pager", "--boot", "--output=cat").splitlines()
+    lines = server.journal("--output=cat")
+    assert len(lines) > 100
     assert not [line for line in lines if re.match(r"Traceback|panic:|fatal:|segfault", line)]
 
 

@@ -32,7 +32,8 @@ def address(container: str) -> str:
 def reboot(container: str) -> None:
     """Shut down, start again, and wait until systemd has started everything it was told to."""
     docker("restart", "--time", "60", container)
-    docker("exec", container, "sh", "-c", "systemctl is-system-running --wait || true")
+    ended = "until [ -S /run/dbus/system_bus_socket ]; do sleep 0.1; done; systemctl is-system-running --wait || true"
+    docker("exec", container, "timeout", "120", "sh", "-c", ended)
 
 
 def journal(container: str, *options: str) -> str:

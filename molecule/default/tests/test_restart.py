@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A daemon that dies is back at once, and all of it after a reboot."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from servers import FRIEND, RELAY, Server, both
+from signatures import check_relayed, check_signed
+from test_local import sendmail
+from testbed import containers, provider
+from testbed.containers import wait_for
+
+DAEMONS = ["opensmtpd", "dkimproxy", "rspamd", "dovecot"]
+
+
+def main_pid(server: Server, unit: str) -> int:
+    """Process number of the running service; 0 unless it is active."""
+    show = server.run("systemctl", "show", "-P", "MainPID", "-P", "ActiveState", f"{unit}.service").split()
+    values = dict(zip(("pid", "state") if show[0].isdigit() else ("state", "pid"), show, strict=True))
+    return int(values["pid"]) if values["state"] == "active" else 0
+
+
+def check_everything(server: Server) -> None:
+    """Mail from users, from outside, from the host."""
+    inside, outside = server.submit([server.bob.address], port=465), server.submit([FRIEND])
+    marker = f"report {uuid.uuid4()}"
+    sendmail(server, f"To: {FRIEND}\nSubject: {marker}\n\n{marker}\n", "-t")
+    inbound = server.receive(f"a.liddell@{server.domain}", f"away@{server.domain}")
+    check_relayed(server, server.relayed(outside))
+    check_relayed(server, provider.wait_kept(RELAY, marker))
+    assert server.relayed(inbound).sender.startswith("SRS0=")
+    check_signed(server, server.mailbox(server.bob, str(inside["Message-ID"])))
+    arrived = server.mailbox(server.alice, str(inbound["Message-ID"]))
+    assert b"\nAuthentication-Results: " + server.hostname.encode() in arrived
+
+
+@pytest.mark.parametrize("daemon", [*DAEMONS, "redis"])
+@both
+def test_killed_daemon_comes_back(server: Server, daemon: str) -> None:
+    if daemon == "redis":
+        listed = server.run("systemctl", "list-units", "--state=active", "--plain", "--no-legend", "*redis*.service")
+        daemon = listed.split()[0].removesuffix(".service")
+    before = main_pid(server, daemon)
+    assert before
+    server.run("kill", "-KILL", str(before))
+    wait_for(lambda: main_pid(server, daemon) not in (0, before), 30, f"{daemon} runs again")
+
+
+@both
+def test_killed_filter_comes_back(server: Server) -> None:
+    """OpenSMTPD ends with its filter."""
+    before = server.run("pgrep", "-f", "filter-rspamd").split()
+    server.run("kill", "-KILL", *before)
+
+    def again() -> bool:
+        now = server.run("sh", "-c", "pgrep -f filter-rspamd || true").split()
+        return bool(now) and not set(now) & set(before) and main_pid(server, "opensmtpd") != 0
+
+    wait_for(again, 30, "the filter runs again")
+
+
+@both
+def test_mail_flows_after_all_that(server: Server) -> None:
+    check_everything(server)
+
+
+@both
+def test_reboot(server: Server) -> None:
+    """What was waiting leaves after it, and everything works as before."""
+    server.settle()
+    server.run("systemctl", "stop", "dkimproxy")
+    waiting = server.submit([FRIEND])
+    before = server.submit([server.bob.address])
+    containers.reboot(server.container)
+    assert server.run("systemctl", "is-system-running").strip() == "running"
+    check_everything(server)
+    check_relayed(server, server.relayed(waiting, timeout=60))
+    check_signed(server, server.mailbox(server.bob, str(before["Message-ID"])))
+    server.settle()
+
+
+@both
+def test_journal_of_the_boot(server: Server) -> None:
+    """Everything came up in an order in which nobody had to wait in vain."""
+    assert not [line for line in server.journal("--output=cat") if "ordering cycle" in line or "Traceback" in line]
+    failed = [line for line in server.journal("--output=cat", "_PID=1") if "Failed with result" in line]
+    assert not failed
