@@ -56,26 +56,25 @@ while read -r json; do if [ -f "$json" ]; then echo "$json"; echo "${json%json}e
 
 def kept(relay: str, marker: str = "") -> list[Kept]:
     """What the provider (a container's name) has kept, oldest first: all, or messages that contain `marker`."""
-    archive = tarfile.open(fileobj=io.BytesIO(docker("exec", relay, "sh", "-c", _WITH_TEXT, "sh", marker)))
-    files = {member.name: archive.extractfile(member) for member in archive.getmembers()}
+    packed = io.BytesIO(docker("exec", relay, "sh", "-c", _WITH_TEXT, "sh", marker))
     found = []
-    for name, file in files.items():
-        if not name.endswith(".json") or file is None:
-            continue
-        envelope = json.load(file)
-        body = files[name.removesuffix(".json") + ".eml"]
-        assert body is not None
-        found.append(
-            Kept(
-                envelope["sender"],
-                tuple(sorted(envelope["recipients"])),
-                envelope["auth_user"],
-                envelope["client_address"],
-                envelope["client_helo"],
-                envelope["time"],
-                body.read(),
+    with tarfile.open(fileobj=packed) as archive:
+        files = {member.name: file for member in archive if (file := archive.extractfile(member))}
+        for name, file in files.items():
+            if not name.endswith(".json"):
+                continue
+            envelope = json.load(file)
+            found.append(
+                Kept(
+                    sender=envelope["sender"],
+                    recipients=tuple(sorted(envelope["recipients"])),
+                    auth_user=envelope["auth_user"],
+                    client_address=envelope["client_address"],
+                    client_helo=envelope["client_helo"],
+                    time=envelope["time"],
+                    raw=files[name.removesuffix("json") + "eml"].read(),
+                )
             )
-        )
     return sorted(found, key=lambda one: one.time)
 
 
