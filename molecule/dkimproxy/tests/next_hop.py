@@ -14,13 +14,13 @@ numbers = itertools.count()
 class Keep:
     """Takes every message, and refuses what is for refused@."""
 
-    async def handle_RCPT(self, server, session, envelope, address, options):  # noqa: N802
+    async def handle_RCPT(self, server, session, envelope, address, options):
         if address.startswith("refused@"):
             return "550 5.1.1 No such user"
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(self, server, session, envelope):  # noqa: N802
+    async def handle_DATA(self, server, session, envelope):
         (FOLDER / f"{next(numbers)}.eml").write_bytes(envelope.original_content)
         return "250 2.0.0 kept"
 

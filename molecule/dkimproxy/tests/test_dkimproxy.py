@@ -44,7 +44,8 @@ def next_hop(host, name):
 
 def send(name: str, sender: str, message: bytes, recipient: str = "carol@far.test") -> str:
     """Hand a message to the proxy on the host; what it answered."""
-    return containers.docker("exec", "-i", name, "python3", "-c", SEND, sender, recipient, data=message).decode().strip()
+    answer = containers.docker("exec", "-i", name, "python3", "-c", SEND, sender, recipient, data=message)
+    return answer.decode().strip()
 
 
 def compose(author: str, body: bytes = b"Hello.\r\n") -> tuple[str, bytes]:
@@ -102,7 +103,8 @@ def test_it_refuses_what_it_cannot_align(name, next_hop, author):
 
 def test_no_from_is_refused(name, next_hop):
     marker = uuid.uuid4().hex
-    assert send(name, "alice@our.test", f"Sender: alice@our.test\r\nSubject: {marker}\r\n\r\n.\r\n".encode()).startswith("5")
+    message = f"Sender: alice@our.test\r\nSubject: {marker}\r\n\r\n.\r\n"
+    assert send(name, "alice@our.test", message.encode()).startswith("5")
     assert kept(name, marker) is None
 
 
@@ -131,7 +133,8 @@ def test_a_key_that_is_gone_lets_nothing_out(host, name, next_hop):
         marker, message = compose("alice@other.test")
         # Whether it does not start or refuses: unsigned is what must not happen.
         answer = containers.docker("exec", "-i", name, "python3", "-c", f"try:\n{textwrap.indent(SEND, '  ')}\n"
-                                   "except OSError as error: print(error)", "alice@other.test", "carol@far.test", data=message)
+                                   "except OSError as error: print(error)", "alice@other.test", "carol@far.test",
+                                   data=message)
         assert b"taken" not in answer
         assert kept(name, marker) is None
     finally:

@@ -54,7 +54,9 @@ def test_a_certificate_that_does_not_verify_gets_neither_mail_nor_login(name, ce
     try:
         logins = provider.sessions(RELAY).count("sasl_username=")
         marker = write(name)
-        containers.wait_for(lambda: "|pending|" in containers.run(name, "smtpctl", "show", "queue"), 40, "a deferred message")
+        containers.wait_for(
+            lambda: "|pending|" in containers.run(name, "smtpctl", "show", "queue"), 40, "a deferred message"
+        )
         assert not provider.find(RELAY, marker)
         assert provider.sessions(RELAY).count("sasl_username=") == logins
     finally:
