@@ -1,6 +1,6 @@
 # Everything works on a fresh Debian machine as root: what is missing is installed.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test lint unit molecule images bench
+.PHONY: help demo demo-down test lint unit molecule docs images bench
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ unit: ## unit tests
 
 molecule: ## every scenario, or one: make molecule SCENARIO=default
 	@tools/test 'molecule-$(or $(SCENARIO),*)'
+
+docs: ## the tables of variables in the roles' READMEs
+	@$$(tools/venv)/bin/python tools/role-docs
 
 images: ## Docker, the test bed's images and its name server
 	@tools/testbed

@@ -44,6 +44,12 @@ options:
     type: list
     elements: list
     default: []
+  wait:
+    description:
+      - Whether to wait until the service is ready. Without it the start goes on while the play does, and a later task
+        with V(true) and O(needs=start) has to see it through.
+    type: bool
+    default: true
   timeout:
     description: Seconds to wait for the service to be ready.
     type: int
@@ -131,10 +137,12 @@ def bring_up(wanted: dict[str, Any]) -> None:
     else:
         with contextlib.suppress(CommandFailed):  # a unit that is not loaded yet has no failure to forget
             run(["systemctl", "reset-failed", service])
-        run(["systemctl", "start" if wanted["needs"] == "start" else "restart", service])
+        verb = "start" if wanted["needs"] == "start" else "restart"
+        run(["systemctl", *([] if wanted["wait"] else ["--no-block"]), verb, service])
     if wanted["also"]:
         run(["systemctl", "start", *wanted["also"]])
-    wait_until_ready(wanted)
+    if wanted["wait"]:
+        wait_until_ready(wanted)
 
 
 def last_words(service: str) -> str:
@@ -154,6 +162,7 @@ def main() -> None:
             "reload_commands": {"type": "list", "elements": "list", "default": []},
             "ready_ports": {"type": "list", "elements": "int", "default": []},
             "ready_commands": {"type": "list", "elements": "list", "default": []},
+            "wait": {"type": "bool", "default": True},
             "timeout": {"type": "int", "default": 60},
         },
         supports_check_mode=True,
@@ -177,7 +186,8 @@ def main() -> None:
             words += f"\nIt does not start with the previous files either: {again}"
             module.fail_json(msg=words, restored=restored)
         module.fail_json(msg=f"{words}\nThe previous files are back and the service runs with them.", restored=restored)
-    previous.forget()
+    if wanted["wait"]:
+        previous.forget()
     module.exit_json(changed=True)
 
 
