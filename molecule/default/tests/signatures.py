@@ -9,7 +9,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 from email.utils import parseaddr
 
-import dkim
+import dkim  # type: ignore[import-untyped]
 from servers import Server
 from testbed import dns, provider, smtp
 
@@ -17,7 +17,7 @@ from testbed import dns, provider, smtp
 def tags(header: str) -> dict[str, str]:
     """The tags of a DKIM-Signature field (RFC 6376 §3.2)."""
     pairs = [pair.split("=", 1) for pair in "".join(header.split()).split(";") if pair]
-    return {name: value for name, value in pairs}
+    return {pair[0]: pair[1] for pair in pairs}
 
 
 def signatures(raw: bytes) -> list[dict[str, str]]:
@@ -62,7 +62,7 @@ def check_signed(server: Server, raw: bytes) -> dict[str, str]:
 
 
 def check_relayed(server: Server, kept: provider.Kept) -> dict[str, str]:
-    """It came from the server, over TLS, with its login, signed; OpenDKIM says so, too. Returns the signature's tags."""
+    """It came from the server, over TLS, with its login, signed; OpenDKIM agrees. Returns the signature's tags."""
     assert kept.client_address == server.ip
     assert kept.auth_user == server.relay_user
     assert kept.tls in ("TLSv1.2", "TLSv1.3")

@@ -90,9 +90,21 @@ OLD_RELEASE = "default-old-release"
 @pytest.fixture(scope="module")
 def unsupported() -> Generator[None]:
     """A host whose system is none that the collection supports."""
-    name = 'PRETTY_NAME="Debian 11"\\nNAME="Debian GNU/Linux"\\nVERSION_ID="11"\\nVERSION_CODENAME=bullseye\\nID=debian\\n'
+    name = (
+        'PRETTY_NAME="Debian 11"\\nNAME="Debian GNU/Linux"\\nVERSION_ID="11"\\nVERSION_CODENAME=bullseye\\nID=debian\\n'
+    )
     subprocess.run(["docker", "rm", "--force", OLD_RELEASE], capture_output=True, check=False)
-    start = ["docker", "run", "--detach", "--rm", "--name", OLD_RELEASE, "--network", "none", "selfhosted-mail-test:debian12"]
+    start = [
+        "docker",
+        "run",
+        "--detach",
+        "--rm",
+        "--name",
+        OLD_RELEASE,
+        "--network",
+        "none",
+        "selfhosted-mail-test:debian12",
+    ]
     script = f"printf '{name}' >/etc/os-release; echo 11.9 >/etc/debian_version; exec sleep 600"
     subprocess.run([*start, "sh", "-c", script], check=True, capture_output=True)
     yield
@@ -111,7 +123,9 @@ def inventory(folder: Path, hosts: dict[str, dict[str, object]], container: str 
 
 def failures(output: str) -> dict[str, str]:
     """What the output says of each failed host."""
-    found = re.findall(r"^fatal: \[(\S+)\]: FAILED! => (.*?)(?=^fatal: |^ok: |^\S+ |^$|\Z)", output, re.MULTILINE | re.DOTALL)
+    found = re.findall(
+        r"^fatal: \[(\S+)\]: FAILED! => (.*?)(?=^fatal: |^ok: |^\S+ |^$|\Z)", output, re.MULTILINE | re.DOTALL
+    )
     return dict(found)
 
 

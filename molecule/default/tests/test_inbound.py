@@ -8,7 +8,6 @@ import smtplib
 import uuid
 from email import message_from_bytes, policy
 from email.message import EmailMessage
-from typing import cast
 
 import pytest
 from servers import FRIEND, STRANGER, Server, both
@@ -19,7 +18,7 @@ GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 
 
 def parsed(raw: bytes) -> EmailMessage:
-    return cast(EmailMessage, message_from_bytes(raw, policy=policy.default))
+    return message_from_bytes(raw, policy=policy.default)
 
 
 @pytest.mark.parametrize(
@@ -165,14 +164,17 @@ def test_relaying_after_starttls(server: Server) -> None:
 
 @both
 def test_gtube(server: Server) -> None:
-    message = smtp.compose(STRANGER, [server.alice.address], body=f"This is the GTUBE, the test for spam filters:\n\n{GTUBE}\n\nEnd.\n")
+    message = smtp.compose(
+        STRANGER, [server.alice.address], body=f"This is the GTUBE, the test for spam filters:\n\n{GTUBE}\n\nEnd.\n"
+    )
     with pytest.raises(smtplib.SMTPResponseException) as refused:
         smtp.deliver(server.ip, STRANGER, [server.alice.address], message)
     assert 500 <= refused.value.smtp_code < 600
     after = server.receive(server.alice.address)
     server.mailbox(server.alice, str(after["Message-ID"]))
     alice = server.alice
-    assert not [raw for raw in imap.messages(server.ip, alice.address, alice.password) if str(message["Message-ID"]).encode() in raw]
+    inbox = imap.messages(server.ip, alice.address, alice.password)
+    assert not [raw for raw in inbox if str(message["Message-ID"]).encode() in raw]
 
 
 @both

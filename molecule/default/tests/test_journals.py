@@ -7,8 +7,10 @@ import re
 
 from servers import Server, both
 
-# Debian's filter-rspamd tells its start to standard error.
-EXPECTED = re.compile(r"rspamd: \S+ \S+ (reading lines? (scanner|until ready)|responding desired filters)$")
+# Debian's filter-rspamd tells its start to standard error; strangers made up SRS addresses.
+EXPECTED = re.compile(
+    r"rspamd: \S+ \S+ (reading lines? (scanner|until ready)|responding desired filters)$|SRS failed to decode: SRS[01]="
+)
 
 
 @both

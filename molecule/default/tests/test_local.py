@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mail made on the host: cron's, a script's, reports of failed delivery; and what a local user must not be able to do."""
+"""Mail made on the host: cron's, a script's, reports of failed delivery; and what a local user must not manage."""
 
 from __future__ import annotations
 
