@@ -13,6 +13,7 @@ from email.utils import parseaddr
 import dkim  # type: ignore[import-untyped]
 from servers import Server
 from testbed import dns, provider, smtp
+from testbed.containers import wait_for
 
 
 def tags(header: str) -> dict[str, str]:
@@ -89,6 +90,8 @@ class Peer:
             {self.selector}._domainkey TXT "v=DKIM1; k=rsa; p=" "{public[:200]}" "{public[200:]}"
             '''.replace("            ", ""),
         )
+        # The name server takes it in some moments later.
+        wait_for(lambda: dns.query(f"{self.selector}._domainkey.{domain}", "TXT"), 10, f"the key of {domain}")
 
     def sign(self, message: EmailMessage) -> bytes:
         """The message with a DKIM-Signature field on top, as it goes over SMTP."""
