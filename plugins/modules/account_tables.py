@@ -10,7 +10,7 @@ module: account_tables
 short_description: The accounts and addresses of a mail server, as the tables that its daemons read
 version_added: "0.1.0"
 description:
-  - Writes C(passwd), C(senders), C(virtuals) and C(domains) into one directory, all accounts in one execution.
+  - Writes C(passwd), C(senders), C(virtuals), C(recipients) and C(domains) into one directory, all accounts in one execution.
   - A plain password is hashed on the host. Its hash stays as it is as long as the password matches it.
   - C(passwd) can be read by the users C(dovecot) and C(opensmtpd), where the host has them, and by nobody else.
 author: ["selfhosted.mail developers (@selfhosted-mail)"]
@@ -172,6 +172,7 @@ def main() -> None:
         ManagedFile(passwd, passwd_text(wanted["accounts"], known_hashes(passwd)).encode(), passwd_access, secret=True),
         ManagedFile(directory / "senders", addresses.table_text(senders).encode(), public),
         ManagedFile(directory / "virtuals", addresses.table_text(virtuals).encode(), public),
+        ManagedFile(directory / "recipients", "".join(f"{address}\n" for address in sorted(virtuals)).encode(), public),
         ManagedFile(directory / "domains", "".join(f"{domain}\n" for domain in domains).encode(), public),
     ]
     changed = [file for file in files if file.differs()]

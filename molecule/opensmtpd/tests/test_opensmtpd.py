@@ -124,6 +124,19 @@ def test_unknown_and_foreign_recipients_are_refused_at_25(address, recipient):
         assert session.docmd("RCPT", f"TO:<{recipient}>")[0] >= 500
 
 
+def test_unknown_recipients_of_ours_are_refused_at_submission(address):
+    with smtp.login(address, 465, *ALICE) as session:
+        session.mail("alice@our.test")
+        assert session.rcpt("nobody@our.test")[0] == 550
+        assert session.rcpt("bob+tag@our.test")[0] == 250
+        assert session.rcpt("nobody@far.test")[0] == 250
+
+
+def test_a_tag_of_an_own_address_is_its_own(address):
+    with smtp.login(address, 465, *ALICE) as session:
+        assert session.mail("alice+shop@our.test")[0] == 250
+
+
 def test_an_alias_to_outside_is_forwarded_and_not_signed(address, name):
     sender = f"{uuid.uuid4().hex}@world.test"
     smtp.deliver(address, sender, ["away@our.test"], smtp.compose(sender, ["away@our.test"]))

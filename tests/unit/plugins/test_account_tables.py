@@ -74,7 +74,7 @@ def test_files(tables: Tables, directory: Path) -> None:
         "root@mail.example.org alice@example.org",
     } < set(virtuals)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
-    assert modes == {"passwd": 0o440, "senders": 0o644, "virtuals": 0o644, "domains": 0o644}
+    assert modes == {"passwd": 0o440, "senders": 0o644, "virtuals": 0o644, "recipients": 0o644, "domains": 0o644}
     assert stat.S_IMODE(directory.stat().st_mode) == 0o755
 
 
@@ -120,7 +120,7 @@ def test_a_hash_of_another_scheme_is_kept_when_the_password_matches(tables: Tabl
 def test_check_mode_writes_nothing(tables: Tables, directory: Path) -> None:
     result = tables([{"address": "alice@example.org", "password": PASSWORD}], check=True)
     assert result["changed"]
-    assert len(result["changed_paths"]) == 4
+    assert len(result["changed_paths"]) == 5
     assert not directory.exists()
 
 
