@@ -10,7 +10,8 @@ module: account_tables
 short_description: The accounts and addresses of a mail server, as the tables that its daemons read
 version_added: "0.1.0"
 description:
-  - Writes C(passwd), C(senders), C(virtuals), C(recipients) and C(domains) into one directory, all accounts in one execution.
+  - Writes C(passwd), C(senders), C(virtuals), C(recipients) and C(domains) into one directory, all accounts in one
+    execution.
   - A plain password is hashed on the host. Its hash stays as it is as long as the password matches it.
   - C(passwd) can be read by the users C(dovecot) and C(opensmtpd), where the host has them, and by nobody else.
 author: ["selfhosted.mail developers (@selfhosted-mail)"]

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What somebody relies on who runs the role smtp_relay alone on a host, which becomes a satellite."""
 
+import json
+import os
+import re
 import smtplib
+import subprocess
 import uuid
+from pathlib import Path
 
 import pytest
 from testbed import containers, provider
@@ -77,3 +82,32 @@ def test_opensmtpd_comes_back(host, name):
 
 def test_the_journal_has_no_password(host):
     assert host.run("journalctl --no-pager --output=export | grep -aF '#@ %{}'").rc != 0
+
+
+def converge(name: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The play once more on one host, with other variables."""
+    play = Path(__file__).parent.parent / "converge.yml"
+    command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", name, str(play)]
+    command += ["--extra-vars", json.dumps(variables)]
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_the_run_says_in_one_line_what_the_provider_answers(name):
+    run = converge(name)
+    assert run.returncode == 0, run.stdout
+    assert re.search(r"relay satellite\.provider\.test:\d+ takes the login: 235 ", run.stdout)
+    assert "changed=0" in run.stdout
+
+
+def test_a_refused_login_is_an_error_or_a_warning(name):
+    try:
+        run = converge(name, smtp_relay_password="wr0ng-passw0rd")
+        assert run.returncode != 0
+        assert re.search(r"does NOT take outgoing mail: AUTH: 535 ", run.stdout + run.stderr)
+        run = converge(name, smtp_relay_password="wr0ng-passw0rd", smtp_relay_probe="warn")
+        assert run.returncode == 0, run.stdout
+        assert re.search(r"\[WARNING\].*does NOT take outgoing mail", (run.stdout + run.stderr).replace("\n", " "))
+        assert "wr0ng" not in run.stdout + run.stderr
+    finally:
+        assert converge(name).returncode == 0

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One role of the whole by its tag: it runs, the others do not, and nothing changes."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+from playbook import run_site
+
+ROLES = ("accounts", "certificate", "dkimproxy", "smtp_relay", "rspamd", "dovecot", "opensmtpd")
+# What a role needs before it, or what has to take in its files.
+WITH = {
+    "accounts": set(),
+    "certificate": set(),
+    "dkimproxy": {"accounts"},
+    "smtp_relay": {"accounts", "certificate", "opensmtpd"},
+    "rspamd": set(),
+    "dovecot": {"accounts", "certificate"},
+    "opensmtpd": {"accounts", "certificate"},
+}
+
+
+def test_tags() -> None:
+    with ThreadPoolExecutor(3) as pool:
+        runs = dict(zip(ROLES, pool.map(lambda role: run_site("--tags", role), ROLES), strict=True))
+    for role, done in runs.items():
+        assert done.returncode == 0, done.stdout
+        assert set(re.findall(r"^TASK \[selfhosted\.mail\.(\w+) :", done.stdout, re.MULTILINE)) == {role, *WITH[role]}
+        assert re.findall(r"changed=(\d+)", done.stdout) == ["0", "0"], done.stdout
