@@ -56,7 +56,8 @@ def test_killed_filter_comes_back(server: Server) -> None:
 
     def again() -> bool:
         now = server.run("sh", "-c", "pgrep -f filter-rspamd || true").split()
-        return bool(now) and not set(now) & set(before) and main_pid(server, "opensmtpd") != 0
+        listening = server.run("ss", "-Hltn", "sport = :465")
+        return bool(now) and not set(now) & set(before) and main_pid(server, "opensmtpd") != 0 and bool(listening)
 
     wait_for(again, 30, "the filter runs again")
 
