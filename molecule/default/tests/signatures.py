@@ -64,7 +64,7 @@ def check_signed(server: Server, raw: bytes) -> dict[str, str]:
 
 
 def check_relayed(server: Server, kept: provider.Kept) -> dict[str, str]:
-    """It came from the server, over TLS, with its login, signed; OpenDKIM agrees. Returns the signature's tags."""
+    """It came from the server, over TLS, with its login, signed; Mail::DKIM agrees. Returns the signature's tags."""
     assert kept.client_address == server.ip
     assert kept.auth_user == server.relay_user
     assert kept.tls in ("TLSv1.2", "TLSv1.3")

@@ -39,7 +39,7 @@ class Kept:
 
     @property
     def dkim(self) -> list[tuple[str, str]]:
-        """OpenDKIM's verdicts by signature, e.g. `[("pass", "twelve.test")]`; `[("none", "")]` without one."""
+        """Mail::DKIM's verdicts by signature, e.g. `[("pass", "twelve.test")]`; `[("none", "")]` without one."""
         # Comments (RFC 8601 §2.2) may hold semicolons.
         results = re.sub(r"\([^()]*\)", "", self.message.get_all("Authentication-Results", [""])[0])
         verdicts = re.findall(r"dkim=(\w+)([^;]*)", results)
