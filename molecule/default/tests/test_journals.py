@@ -7,9 +7,11 @@ import re
 
 from servers import Server, both
 
-# Debian's filter-rspamd tells its start to standard error; strangers made up SRS addresses.
+# Debian's filter-rspamd tells its start to standard error; strangers made up SRS addresses; OpenSMTPD's first start
+# looks for a folder that it makes a moment later.
 EXPECTED = re.compile(
     r"rspamd: \S+ \S+ (reading lines? (scanner|until ready)|responding desired filters)$|SRS failed to decode: SRS[01]="
+    r"|purge_task: opendir: No such file or directory$"
 )
 
 
