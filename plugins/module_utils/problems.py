@@ -24,7 +24,7 @@ _QUOTA = re.compile(r"[1-9][0-9]*[KMGT]?\Z", re.IGNORECASE)
 
 def problems(values: Mapping[str, Any], prefix: str = "mail_") -> list[str]:
     """All that is wrong, one sentence each, none twice; empty when nothing is."""
-    found: list[str] = []
+    found = release_problems(values["release"]) if "release" in values else []
     for check in (_names, _relay, _directory, _tls, _dns):
         found += [f"{prefix}{sentence}" for sentence in check(_Given(values))]
     return list(dict.fromkeys(found))

@@ -83,7 +83,8 @@ def zones(domains: Sequence[str], *, hostname: str, ipv4: Sequence[str], ipv6: S
         domain: zone(
             domain, hostname=hostname, ipv4=ipv4, ipv6=ipv6, mail=domain in domains, keys=keys.get(domain), spf=spf,
             policy=policy, rua=rua, ruf=ruf,
-            reports_from=[other for other in every if other != domain and rua and names.domain_of(rua) == domain],
+            reports_from=[other for other in every if other != domain
+                          and any(address and names.domain_of(address) == domain for address in (rua, ruf))],
         )
         for domain in every
     }

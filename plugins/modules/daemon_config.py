@@ -145,6 +145,7 @@ from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import (  
     Access,
     CommandFailed,
     ManagedFile,
+    Previous,
     run,
     taken_back_on_failure,
     user_id,
@@ -239,8 +240,11 @@ def main() -> None:
             module.fail_json(msg=f"{wanted['service'] or 'files'}: {error}", changed_paths=changed_paths)
 
     kinds = {file.on_change for file in changed} | {item["on_change"] for item in missing}
-    result["needs"] = needs(wanted, files, kinds)
-    module.exit_json(**result)
+    need = needs(wanted, files, kinds)
+    if need == "none" and wanted["service"] and not module.check_mode:
+        # The service runs this set, so the one before is history.
+        Previous(wanted["service"]).forget()
+    module.exit_json(**result, needs=need)
 
 
 def put_in_place(changed: list[ManagedFile], wanted: dict[str, Any]) -> None:

@@ -145,6 +145,24 @@ def bring_up(wanted: dict[str, Any]) -> None:
         wait_until_ready(wanted)
 
 
+def bring_back(wanted: dict[str, Any]) -> str | None:
+    """Run the service and its companions with the files of before; what is still wrong, or None."""
+    for unit in wanted["also"]:
+        if not Unit(unit).exists:
+            # It came with the files that were taken back.
+            with contextlib.suppress(CommandFailed):
+                run(["systemctl", "disable", "--now", "--quiet", unit])
+    try:
+        run(["systemctl", "restart", wanted["service"]])
+    except CommandFailed as error:
+        return str(error)
+    for _look in range(3):
+        time.sleep(1)
+        if not Unit(wanted["service"]).active:
+            return "it ended again"
+    return None
+
+
 def last_words(service: str) -> str:
     try:
         run(["journalctl", "--sync"])  # what the daemon said last may be on its way to the journal still
@@ -180,10 +198,8 @@ def main() -> None:
         if not restored:
             module.fail_json(msg=words, restored=restored)
         reload_systemd_for(restored)
-        try:
-            run(["systemctl", "restart", service])
-        except CommandFailed as again:
-            words += f"\nIt does not start with the previous files either: {again}"
+        if lack := bring_back(wanted):
+            words += f"\nThe previous files are back, but it does not run with them either: {lack}"
             module.fail_json(msg=words, restored=restored)
         module.fail_json(msg=f"{words}\nThe previous files are back and the service runs with them.", restored=restored)
     if wanted["wait"]:

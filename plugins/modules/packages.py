@@ -62,6 +62,7 @@ LISTS = Path("/var/lib/apt/lists")
 POLICY = Path("/usr/sbin/policy-rc.d")
 SOURCES = Path("/etc/apt/sources.list.d/selfhosted-mail-backports.sources")
 PREFERENCES = Path("/etc/apt/preferences.d/selfhosted-mail-backports")
+POLICY_MARK = "# selfhosted.mail is installing packages"
 INDEX_AGE = 3600  # seconds
 
 
@@ -115,11 +116,18 @@ def daemons_not_started() -> Iterator[None]:
     if POLICY.exists():
         yield
         return
-    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    # A daemon that another package replaces has to be stopped.
+    POLICY.write_text(f"#!/bin/sh\n{POLICY_MARK}\ncase $2 in *stop) exit 0 ;; esac\nexit 101\n")
     POLICY.chmod(0o755)
     try:
         yield
     finally:
+        POLICY.unlink()
+
+
+def forget_killed_run() -> None:
+    """A run that was killed while apt worked leaves its policy-rc.d behind, and daemons would never start again."""
+    if POLICY.is_file() and POLICY_MARK in POLICY.read_text(errors="replace"):
         POLICY.unlink()
 
 
@@ -142,6 +150,8 @@ def main() -> None:
     wanted = [name for name in names if name not in present or (name in backports and "~bpo" not in present[name])]
     files: dict[Path, str] = {}
     try:
+        if not module.check_mode:
+            forget_killed_run()
         if backports:
             release = codename()
             targets = index_targets()
@@ -197,6 +207,7 @@ def apt_get(*arguments: str) -> None:
 def install(names: list[str]) -> None:
     if names:
         with daemons_not_started():
+            run(["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"])
             apt_get("--yes", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confdef",
                     "-o", "Dpkg::Options::=--force-confold", "install", *names)
 

@@ -67,6 +67,9 @@ def pair_problem(certificate: str, key: str, variables: list[str]) -> str | None
         if "KEY_VALUES_MISMATCH" in str(error):
             return f"{variables[1]}: {key} is not the key of the certificate {certificate} ({variables[0]})"
         return f"{variables[0]}, {variables[1]}: {certificate} and {key} are no usable PEM certificate and key: {error}"
+    status = os.stat(key)
+    if status.st_uid != 0 or status.st_mode & 0o037:
+        return f"{variables[1]}: {key} must belong to root and have the mode 0640 or a tighter one"
     return None
 
 

@@ -11,8 +11,8 @@ from playbook import run_site
 ROLES = ("accounts", "certificate", "dkimproxy", "smtp_relay", "rspamd", "dovecot", "opensmtpd")
 # What a role needs before it, or what has to take in its files.
 WITH = {
-    "accounts": set(),
-    "certificate": set(),
+    "accounts": {"certificate", "opensmtpd"},
+    "certificate": {"accounts", "dovecot", "opensmtpd"},
     "dkimproxy": {"accounts"},
     "smtp_relay": {"accounts", "certificate", "opensmtpd"},
     "rspamd": set(),
