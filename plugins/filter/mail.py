@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.selfhosted.mail.plugins.module_utils import addresses, names, problems, zone
+from ansible_collections.selfhosted.mail.plugins.module_utils import addresses, problems, zone
 
 
 class FilterModule:
@@ -15,13 +15,9 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
-            "accepted_domains": addresses.accepted_domains,
             "domain_names": addresses.domain_names,
             "first_address": addresses.first_address,
-            "is_under": names.is_under,
-            "outside_aliases": addresses.outside_aliases,
             "problems": problems.problems,
-            "release_problems": problems.release_problems,
             "public_addresses": zone.public_addresses,
             "signing_keys": addresses.signing_keys,
             "zones": zone.zones,

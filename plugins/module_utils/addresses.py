@@ -84,14 +84,6 @@ def sender_table(accounts: Sequence[Account], aliases: Aliases = {}) -> dict[str
     return {login: list(dict.fromkeys(names)) for login, names in table.items()}
 
 
-def outside_aliases(aliases: Aliases, domains: Sequence[str], hostname: str) -> dict[str, list[str]]:
-    """The aliases that lead to addresses of other servers, and those addresses."""
-    own = set(accepted_domains(domains, hostname))
-    found = {name.lower(): [target.lower() for target in targets if target.rpartition("@")[2].lower() not in own]
-             for name, targets in aliases.items()}
-    return {name: targets for name, targets in found.items() if targets}
-
-
 def table_text(table: Mapping[str, Sequence[str]]) -> str:
     """A mapping in the syntax of table(5): ``key value, value``."""
     return "".join(f"{key} {', '.join(values)}\n" for key, values in sorted(table.items()))

@@ -72,10 +72,6 @@ def test_a_login_may_use_its_names_and_the_aliases_that_lead_to_it_alone() -> No
     }
 
 
-def test_aliases_that_lead_outside() -> None:
-    aliases = {"Team@example.org": ["alice@example.org", "Friend@far.example"], "in@example.org": [f"root@{HOST}"]}
-    assert addresses.outside_aliases(aliases, DOMAINS, HOST) == {"team@example.org": ["friend@far.example"]}
-
 
 @given(
     st.lists(
