@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.selfhosted.mail.plugins.module_utils import addresses, problems, zone
+from ansible_collections.selfhosted.mail.plugins.module_utils import addresses, problems, upstream, zone
 
 
 class FilterModule:
@@ -19,6 +19,8 @@ class FilterModule:
             "first_address": addresses.first_address,
             "problems": problems.problems,
             "public_addresses": zone.public_addresses,
+            "sender_map": upstream.sender_map,
             "signing_keys": addresses.signing_keys,
+            "upstream_problems": upstream.upstream_problems,
             "zones": zone.zones,
         }
