@@ -29,8 +29,8 @@ class ActionModule(ActionBase):
                 data = checked(stream.read(MAX_SIZE), self._task.args["sha256"])
             result["files"] = texts(data, self._task.args["members"])
         except WrongArchive as error:
-            raise AnsibleActionFail(f"dkimproxy_upstream_archive: {name} {error}") from error
+            raise AnsibleActionFail(f"dkimproxy_upstream_archive: {name} {error}") from None
         except OSError as error:
-            raise AnsibleActionFail(f"dkimproxy_upstream_archive: {name} on the controller: {error.strerror}") from error
+            raise AnsibleActionFail(f"dkimproxy_upstream_archive: {name} on the controller: {error.strerror}") from None
         result["changed"] = False
         return result
