@@ -189,7 +189,8 @@ def test_a_file_of_the_controller(playbook: Playbook, archive: bytes, tmp_path: 
     (tmp_path / "release.tar.gz").write_bytes(archive)
 
     def run(name: str, checksum: str) -> subprocess.CompletedProcess[str]:
-        release = {"archive": name, "sha256": checksum, "members": list(MEMBERS), "keep": str(tmp_path / "cache/release")}
+        kept = str(tmp_path / "cache/release")
+        release = {"archive": name, "sha256": checksum, "members": list(MEMBERS), "keep": kept}
         return playbook([
             {"selfhosted.mail.dkimproxy_release": release, "register": "release"},
             {"ansible.builtin.debug": {"msg": "{{ release.files | map(attribute='path') | join(' and ') }}"}},
