@@ -56,6 +56,7 @@ class Message:
 
     def __init__(self, spool_dir: str, spool_memory: int, size_limit: int | None, canonical: Iterable[bool]) -> None:
         self.size = 0
+        self.author_replaced = False
         self.fields: list[bytes] = []
         self._header = bytearray()
         self._in_header = True
@@ -111,6 +112,17 @@ class Message:
         if not self.values("message-id"):
             missing.append(f"Message-ID: <{secrets.token_hex(12)}@{hostname}>\r\n".encode())
         self.fields[:0] = missing
+
+    def replace_author(self, address: str) -> None:
+        """Make `address` the author: From is replaced or added, and what it said kept as Reply-To where there is none."""
+        self.author_replaced = True
+        field = f"From: {address}\r\n".encode()
+        at = next((n for n, f in enumerate(self.fields) if f.partition(b":")[0].lower() == b"from"), None)
+        if at is None:
+            self.fields.insert(0, field)
+            return
+        added = [] if self.values("reply-to") else [b"Reply-To:" + self.fields[at].partition(b":")[2]]
+        self.fields[at : at + 1] = [field, *added]
 
     def body_hash(self, relaxed: bool) -> bytes:
         return self._hashes[relaxed].digest()
