@@ -56,6 +56,7 @@ class Message:
 
     def __init__(self, spool_dir: str, spool_memory: int, size_limit: int | None, canonical: Iterable[bool]) -> None:
         self.size = 0
+        self._lines = 0
         self.author_replaced = False
         self.fields: list[bytes] = []
         self._header = bytearray()
@@ -74,7 +75,9 @@ class Message:
         if self._mistake:
             return
         try:
-            if self._size_limit and self.size > self._size_limit:
+            self._lines += piece.count(b"\n")
+            # OpenSMTPD counts a line's end as one octet. Whether what lies between is too large, the next hop says.
+            if self._size_limit and self.size - self._lines > self._size_limit:
                 raise Refused("too-large", "The message is larger than this server takes", "5.3.4", 552)
             piece = self._line_ends(piece)
             if self._in_header:

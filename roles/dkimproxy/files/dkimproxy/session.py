@@ -207,8 +207,8 @@ class Session:
             if keyword.upper() not in EXTENSIONS:
                 continue
             if keyword.upper() == b"SIZE" and value.isdigit() and int(value) > 2 * _GROWTH:
-                self._size_limit = int(value) - _GROWTH
-                text = b"SIZE %d" % self._size_limit
+                self._size_limit = int(value)
+                text = b"SIZE %d" % (self._size_limit - _GROWTH)
             texts.append(text)
         return Reply(250, tuple(texts)).wire()
 
