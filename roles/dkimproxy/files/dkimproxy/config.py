@@ -381,7 +381,7 @@ def read_arguments(arguments: list[str]) -> tuple[dict[str, list[str | None]], l
             continue
         key, equals, value = word[2:].partition("=")
         key = key.replace("-", "_")
-        bare = key in ("check", "help", "version") or _KEYS.get(key) is _flag
+        bare = key in ("check", "help", "keys", "version") or _KEYS.get(_SAME.get(key, key)) is _flag
         if not equals and not bare and rest:
             value, equals = rest.pop(0), "="
         options.setdefault(key, []).append(value if equals else None)

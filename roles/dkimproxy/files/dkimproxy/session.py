@@ -30,7 +30,7 @@ _FORWARDED = frozenset((b"RSET", b"NOOP", b"VRFY", b"EXPN", b"HELP"))
 _MAIL_PARAMETER = re.compile(rb"(?i:SIZE=[0-9]+|BODY=(?:7BIT|8BITMIME)|RET=[^ ]+|ENVID=[^ ]+|SMTPUTF8)")
 _RCPT_PARAMETER = re.compile(rb"(?i:NOTIFY=[^ ]+|ORCPT=[^ ]+)")
 _PATH = re.compile(rb"(?i:MAIL FROM|RCPT TO): ?<([^<>]*|\"(?:[^\"\\]|\\.)*\"@[^<>]*)>((?: +[^ ]+)*) *")
-_QUEUE_ID = re.compile(rb"queued as ([A-Za-z0-9.-]+)|(?:^|\s)(?:id=)?([0-9a-f]{8}|[0-9A-F]{8,16})(?:\s|$)")
+_QUEUE_ID = re.compile(rb"(?:queued as |\bid=)([A-Za-z0-9.-]+)|(?:^|\s)([0-9a-f]{8}|[0-9A-F]{8,16})(?:\s|$)")
 # Room for the fields that are added: the next hop's SIZE limit (RFC 1870) counts them too.
 _GROWTH = 8192
 
