@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 
 from .config import Config
+from .connection import bound_buffers
 from .errors import ConfigError
 from .log import log, log_to_syslog
 from .notify import notify, watchdog_seconds
@@ -180,6 +181,7 @@ def listen(config: Config) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound_buffers(listener)
         listener.bind(address)
     except OSError as error:
         raise ConfigError(f"{config.place('listen')} {host}:{port}: {error.strerror}") from None
