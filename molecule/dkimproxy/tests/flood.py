@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`flood.py COUNT BYTES`: so many messages of that size at the same time; prints each reply. Run on the host by the tests."""
+"""`flood.py COUNT BYTES`: so many messages of that size at once; prints each reply. Run on the host by the tests."""
 
 import socket
 import sys

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs of the role with other variables: further domains and selectors, a second algorithm, an own file, an own key."""
+"""Runs of the role with other variables: further domains and selectors, two algorithms, a file and a key of one's own."""
 
 import json
 import os
@@ -78,7 +78,8 @@ def pids(host) -> set[str]:
 
 def signatures(message: bytes) -> list[dict[str, str]]:
     fields = re.findall(rb"(?ms)^DKIM-Signature:(.*?)(?=^\S)", message)
-    return [dict(part.split("=", 1) for part in re.sub(r"\s", "", field.decode()).split(";") if part) for field in fields]
+    texts = [re.sub(r"\s", "", field.decode()) for field in fields]
+    return [dict(part.split("=", 1) for part in text.split(";") if part) for text in texts]
 
 
 def signed(host_name: str, run: Run, author: str) -> list[dict[str, str]]:
@@ -122,8 +123,8 @@ def test_a_new_selector_in_three_steps(host, name, next_hop, role):  # noqa: F81
     assert second.selectors("our.test") == ["mail", "next"], "what was signed with the old key still verifies"
     assert [tags["s"] for tags in signed(name, second, "alice@our.test")] == ["next"]
     assert second.records["our.test"] == first.records["our.test"]
-    keys = ("our.test", "other.test", "mail.elsewhere.test")
-    host.run_test("cd /root && mkdir -p old && cd %s && mv %s /root/old" % (KEYS, " ".join(f"{k}.mail.pem" for k in keys)))
+    old = " ".join(f"{domain}.mail.pem" for domain in ("our.test", "other.test", "mail.elsewhere.test"))
+    host.run_test(f"mkdir -p /root/old && cd {KEYS} && mv {old} /root/old")
     try:
         third = role(selector="next")
         assert third.selectors("our.test") == ["next"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How much memory the signing proxy's unit takes, idle and with fifty messages of 25 MB at once, its files' cache included."""
+"""What memory the signing proxy's unit takes, idle and with fifty messages of 25 MB at once, its files' cache included."""
 
 import contextlib
 import threading
@@ -37,7 +37,7 @@ class Unified:
 
 
 class Legacy:
-    """Version 1, where systemd in a container sets none: a group for the daemon, with the unit's MemoryHigh as its limit.
+    """Version 1, where systemd in a container sets none: a group for the daemon, limited to the unit's MemoryHigh.
 
     What the daemon's libraries take of the page cache is in the group of who read them first, so it is added.
     """
