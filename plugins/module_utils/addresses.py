@@ -53,7 +53,8 @@ def system_aliases(domains: Sequence[str], hostname: str, admin: str, taken: Ite
 def signing_keys(primary: str, selector: str, additional: Iterable[str | Mapping[str, str]], hostname: str,
                  directory: str = "/etc/dkimproxy/keys") -> list[dict[str, str]]:
     """Domain, selector and path of the key, for each mail domain and for a host name outside of them all."""
-    return [_key(domain, own, directory) for domain, (own, _) in _selectors(primary, selector, additional, hostname).items()]
+    selectors = _selectors(primary, selector, additional, hostname)
+    return [_key(domain, own, directory) for domain, (own, _) in selectors.items()]
 
 
 def further_keys(primary: str, selector: str, additional: Iterable[str | Mapping[str, Any]], hostname: str,
@@ -61,7 +62,7 @@ def further_keys(primary: str, selector: str, additional: Iterable[str | Mapping
                  directory: str = "/etc/dkimproxy/keys") -> dict[str, list[dict[str, str]]]:
     """Keys that are made beside the signing ones, as from :func:`signing_keys`, by algorithm ``rsa`` and ``ed25519``.
 
-    These are the keys of the selectors that are only ``published`` and, with ``ed25519``, a second key for each selector.
+    These are keys of the selectors that are only ``published`` and, with ``ed25519``, a second key for each selector.
     """
     found: dict[str, list[dict[str, str]]] = {"rsa": [], "ed25519": []}
     for domain, (own, others) in _selectors(primary, selector, additional, hostname, published).items():
@@ -82,7 +83,8 @@ def _selectors(primary: str, selector: str, additional: Iterable[str | Mapping[s
     selectors = {primary.lower(): (selector, published)}
     for item in additional:
         own = {"name": item} if isinstance(item, str) else item
-        selectors[own["name"].lower()] = (own.get("dkim_selector", selector), own.get("dkim_published_selectors", published))
+        others = own.get("dkim_published_selectors", published)
+        selectors[own["name"].lower()] = (own.get("dkim_selector", selector), others)
     if not any(names.is_under(hostname, domain) for domain in selectors):
         selectors[hostname.lower()] = (selector, published)
     return selectors

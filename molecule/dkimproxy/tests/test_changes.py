@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs of the role with other variables: further domains and selectors, two algorithms, a file and a key of one's own."""
+"""Runs of the role with other variables: further domains and selectors, two algorithms, an own file and key."""
 
 import json
 import os

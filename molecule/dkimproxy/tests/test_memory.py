@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What memory the signing proxy's unit takes, idle and with fifty messages of 25 MB at once, its files' cache included."""
+"""What memory the signing proxy's unit takes, idle and with fifty messages of 25 MB at once; caches count."""
 
 import contextlib
 import threading

@@ -93,8 +93,8 @@ def test_table_texts_can_be_read_back(accounts: list[dict[str, Any]], aliases: d
 
 
 def test_keys_that_sign_and_those_beside_them() -> None:
-    additional = ["Example.net", {"name": "example.com", "dkim_selector": "S1", "dkim_published_selectors": ["s0", "s1"]}]
-    given = ("Example.org", "mail", additional, "mail.elsewhere.test")
+    own = {"name": "example.com", "dkim_selector": "S1", "dkim_published_selectors": ["s0", "s1"]}
+    given = ("Example.org", "mail", ["Example.net", own], "mail.elsewhere.test")
     signing = addresses.signing_keys(*given)
     assert [(key["domain"], key["selector"], key["path"]) for key in signing] == [
         ("example.org", "mail", "/etc/dkimproxy/keys/example.org.mail.pem"),

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
             find_user(loaded)
             setup = Setup.load(loaded)
             if keys is not None:
-                print("".join(f"{' '.join(key)}\n" for key in setup.signers.keys()), end="")
+                print("".join(f"{' '.join(key)}\n" for key in setup.signers.published()), end="")
                 return 0
             for warning in setup.warnings():
                 print(f"warning: {warning}", file=sys.stderr)

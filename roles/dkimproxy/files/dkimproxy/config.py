@@ -162,7 +162,8 @@ _WITHOUT_EFFECT = (
     "max_requests", "check_for_waiting", "check_for_dead", "check_for_dequeue", "max_dequeue",
 )  # fmt: skip
 _LOGGING = (
-    "debugtrace", "log_level", "log_file", "syslog_facility", "syslog_ident", "syslog_logsock", "lock_file", "serialize",
+    "debugtrace", "log_level", "log_file", "syslog_facility", "syslog_ident", "syslog_logsock", "lock_file",
+    "serialize",
 )  # fmt: skip
 _SAME = {"pid_file": "pidfile", "setsid": "daemonize", "background": "daemonize"}
 # Options that DKIMproxy has from its library, which decide who may connect: passing over them would open a door.

@@ -117,7 +117,7 @@ class Message:
         self.fields[:0] = missing
 
     def replace_author(self, address: str) -> None:
-        """Make `address` the author: From is replaced or added, and what it said kept as Reply-To where there is none."""
+        """Make `address` the author: From is replaced or added; Reply-To keeps what it said, where there is none."""
         self.author_replaced = True
         field = f"From: {address}\r\n".encode()
         at = next((n for n, f in enumerate(self.fields) if f.partition(b":")[0].lower() == b"from"), None)

@@ -59,7 +59,8 @@ class Setup:
         found = list(self.config.warnings)
         with contextlib.suppress(ValueError):
             if not self.signers.covers(Address("postmaster", self.config.hostname)):
-                found.append(f"no signature is for {self.config.hostname}: bounces and the host's own mail will be refused")
+                host = self.config.hostname
+                found.append(f"no signature is for {host}: bounces and the host's own mail will be refused")
         return found
 
     def policy_rights(self) -> Rights | None:

@@ -53,7 +53,8 @@ def _make(template: Template, author: Address, matched: str) -> Signer:
     try:
         key = load_key(path)
     except KeyUnusable as error:
-        raise KeyUnusable(str(error).replace(path, str(template.key) if "$sender" in str(template.key) else path)) from None
+        shown = template.key if template.key and "$sender" in template.key else path
+        raise KeyUnusable(str(error).replace(path, shown)) from None
     if template.algorithm not in (None, key.algorithm):
         raise KeyUnusable(f"key file {path} is for {key.algorithm}, not for {template.algorithm}")
     return Signer(domain, selector, key, template.relaxed, identity, template.headers, template.lifetime, path)
@@ -107,8 +108,8 @@ class Signers:
             )
         return found
 
-    def keys(self) -> list[tuple[str, str, str]]:
-        """Domain, selector and key file of every signature that is made, those that depend on the author's name aside."""
+    def published(self) -> list[tuple[str, str, str]]:
+        """Domain, selector and key file of every signature that is made, those that depend on the author aside."""
         return sorted({(signer.domain, signer.selector, signer.key_file) for signer in self._made.values()})
 
     def covers(self, author: Address) -> bool:
