@@ -178,7 +178,7 @@ def test_a_file_of_dkimproxy_is_taken_over(host, name, next_hop, role, tmp_path)
         assert host.file("/etc/dkimproxy/dkimproxy_out.conf").content_string == own.read_text()
         assert run.selectors("our.test") == ["brought", "mail"]
         [tags] = signed(name, run, "alice@our.test")
-        assert (tags["a"], tags["s"], tags["c"]) == ("rsa-sha256", "brought", "relaxed")
+        assert (tags["a"], tags["s"], tags["c"]) == ("rsa-sha256", "brought", "relaxed/simple")
         assert send(name, "alice@our.test", compose("alice@other.test")[1]).startswith("550 5.7.1 ")
         assert "changed=0 " in role(config_file=str(own), legacy="ignore").output
         # What its signer would not take in is taken back, while the other goes on.
@@ -195,9 +195,9 @@ def test_a_file_of_dkimproxy_is_taken_over(host, name, next_hop, role, tmp_path)
 def test_wrong_values_are_refused_by_name(role):
     refused = role(
         fails=True, selector="a-ed25519", ed25519=True, published_selectors=["b c"], signature_lifetime=-1,
-        senders_file="senders",
+        senders_file="senders", listen="10027",
     )
-    for variable in ("selector", "published_selectors", "signature_lifetime", "senders_file"):
+    for variable in ("listen", "selector", "published_selectors", "signature_lifetime", "senders_file"):
         assert f"dkimproxy_{variable}: " in refused.output, variable
     assert "dkimproxy_foreign_from" in role(fails=True, foreign_from="sign").output
 

@@ -72,7 +72,6 @@ def test_a_login_may_use_its_names_and_the_aliases_that_lead_to_it_alone() -> No
     }
 
 
-
 @given(
     st.lists(
         st.fixed_dictionaries({"address": own_addresses, "aliases": st.lists(own_addresses, max_size=3)}), max_size=5
@@ -110,13 +109,20 @@ def test_keys_that_sign_and_those_beside_them() -> None:
     names_of = {kind: [(key["domain"], key["selector"]) for key in keys] for kind, keys in both.items()}
     assert names_of == {
         "rsa": [
-            ("example.org", "next"), ("example.net", "next"), ("example.com", "s0"), ("mail.elsewhere.test", "next"),
+            ("example.org", "next"),
+            ("example.net", "next"),
+            ("example.com", "s0"),
+            ("mail.elsewhere.test", "next"),
         ],
         "ed25519": [
-            ("example.org", "mail-ed25519"), ("example.org", "next-ed25519"),
-            ("example.net", "mail-ed25519"), ("example.net", "next-ed25519"),
-            ("example.com", "s1-ed25519"), ("example.com", "s0-ed25519"),
-            ("mail.elsewhere.test", "mail-ed25519"), ("mail.elsewhere.test", "next-ed25519"),
+            ("example.org", "mail-ed25519"),
+            ("example.org", "next-ed25519"),
+            ("example.net", "mail-ed25519"),
+            ("example.net", "next-ed25519"),
+            ("example.com", "s1-ed25519"),
+            ("example.com", "s0-ed25519"),
+            ("mail.elsewhere.test", "mail-ed25519"),
+            ("mail.elsewhere.test", "next-ed25519"),
         ],
     }
     assert both["ed25519"][0]["path"] == "/etc/dkimproxy/keys/example.org.mail-ed25519.pem"
