@@ -129,6 +129,7 @@ def test_all_mistakes_are_named_at_once(load):
         ("keyfile KEYS/none.pem", "conf:5: key file .*none.pem: No such file"),
         ("keyfile TMP/dkimproxy_out.conf", "dkimproxy_out.conf: no private key in PEM"),
         ("keyfile TMP/open.pem", "open.pem is open to every user"),
+        ("keyfile TMP/group.pem", "group.pem is open to changes by its group; its mode must be 0640"),
         ("keyfile KEYS/ed.pem\nsignature dkim(a=rsa-sha256)", "is for ed25519-sha256"),
         (
             "keyfile KEYS/rsa.pem\nsignature dkim(d=example.net)\ndomain example.com",
@@ -141,6 +142,8 @@ def test_all_mistakes_are_named_at_once(load):
 def test_keys_are_checked(load, keys, tmp_path, text, words):
     (tmp_path / "open.pem").write_bytes(keys.path("rsa").read_bytes())
     (tmp_path / "open.pem").chmod(0o644)
+    (tmp_path / "group.pem").write_bytes(keys.path("rsa").read_bytes())
+    (tmp_path / "group.pem").chmod(0o660)
     with pytest.raises(ConfigError, match=words):
         Signers(load(BASE + text + "\n"))
 
