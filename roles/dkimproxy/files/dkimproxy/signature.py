@@ -31,7 +31,7 @@ class Signer:
     """All that one signature needs: tags of RFC 6376 §3.5 and the key.
 
     `relaxed` holds the canonicalization of header and body, `headers` further names to sign, `lifetime` the
-    seconds until `x=` or None.
+    seconds until `x=` or None, `key_file` where the key came from.
     """
 
     domain: str
@@ -41,6 +41,7 @@ class Signer:
     identity: str | None = None
     headers: tuple[str, ...] = ()
     lifetime: int | None = None
+    key_file: str = ""
 
     def sign(self, fields: Sequence[bytes], body_hash: bytes, now: int | None = None) -> bytes:
         """The DKIM-Signature field with its last CRLF.
