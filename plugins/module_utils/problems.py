@@ -155,6 +155,9 @@ def _relay(given: _Given) -> Iterator[str]:
         yield f"relay_port: {given['relay_port']!r} is no port; it is 1 to 65535, mostly 587 or 465"
     if "relay_tls" in given and given["relay_tls"] not in _RELAY_TLS:
         yield f"relay_tls: {given['relay_tls']!r} is none of {', '.join(_RELAY_TLS)}"
+    most = str(given["relay_max_connections"])
+    if "relay_max_connections" in given and not (most.isascii() and most.isdigit() and 1 <= int(most) <= 100):
+        yield f"relay_max_connections: {given['relay_max_connections']!r} is no number from 1 to 100"
     for key in ("relay_username", "relay_password"):
         text = given[key]
         if not isinstance(text, str):
