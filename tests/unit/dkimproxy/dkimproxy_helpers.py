@@ -69,7 +69,8 @@ class NextHop:
     """An SMTP server that does as `script` says: verb (or `.`, `greeting`, `chunk`) -> reply, or what to do.
 
     Values: bytes are sent as they are, `close` closes, `hang` says nothing more. `sessions` holds the command
-    lines of each connection, `messages` the taken messages without dot-stuffing.
+    lines of each connection, `messages` the taken messages without dot-stuffing, `wires` all that came between 354
+    and the end of data, taken or not. With `drip` replies come a byte at a time.
     """
 
     EHLO = (
@@ -82,6 +83,8 @@ class NextHop:
         self.script: dict[str, bytes | str] = {}
         self.sessions: list[list[bytes]] = []
         self.messages: list[bytes] = []
+        self.wires: list[bytes] = []
+        self.drip = False
         self.envelopes: list[tuple[bytes, list[bytes]]] = []
         self.delay = 0.0
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=200)
@@ -129,7 +132,8 @@ class NextHop:
         if what == "hang":
             time.sleep(8)
             return False
-        connection.sendall(what)
+        for piece in (what[at : at + 1] for at in range(len(what))) if self.drip else (what,):
+            connection.sendall(piece)
         return not what.startswith(b"421")
 
     def _talk(self, connection: socket.socket, commands: list[bytes]) -> None:
@@ -156,10 +160,11 @@ class NextHop:
                 while (line := file.readline()) != b".\r\n":
                     if not line:
                         return
-                    lines.append(line[1:] if line.startswith(b".") else line)
+                    lines.append(line)
                 time.sleep(self.delay)
+                self.wires.append(b"".join(lines))
                 if self.script.get(".", b"250 ")[:4] == b"250 ":
-                    self.messages.append(b"".join(lines))
+                    self.messages.append(b"".join(line.removeprefix(b".") for line in lines))
                     self.envelopes.append((sender, recipients))
                 if not self._act(connection, ".", b"250 2.0.0 1a2b3c4d Message accepted for delivery\r\n"):
                     return
