@@ -5,6 +5,7 @@ import asyncio
 import base64
 import contextlib
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -287,7 +288,9 @@ class Daemon:
         self.file.write_text(self.base + (text or "selector rsa\n"))
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(directory / "notify"))
-        self._notify.settimeout(15)
+        # Read at once like systemd does it: a full queue would hold up who writes.
+        self._states: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
         self.log = directory / "log"
         self._environment = os.environ | {"NOTIFY_SOCKET": str(directory / "notify"), "WATCHDOG_USEC": "3000000"}
 
@@ -303,12 +306,17 @@ class Daemon:
             self.process.wait(25)
         finally:
             self.process.kill()
-            self._notify.close()
+            self._notify.shutdown(socket.SHUT_RDWR)
+
+    def _listen(self) -> None:
+        with self._notify:
+            while states := self._notify.recv(1024):
+                self._states.put(states.decode())
 
     def wait_for(self, state: str) -> None:
         """Wait for a message to systemd; those before it are dropped."""
         until = time.monotonic() + 15
-        while state not in self._notify.recv(1024).decode().split("\n"):
+        while state not in self._states.get(timeout=15).split("\n"):
             assert time.monotonic() < until, f"no {state}"
 
     def reload(self) -> None:
@@ -328,9 +336,9 @@ def launch(*arguments: str) -> list[str]:
     return [sys.executable, "-B", "-c", code, *arguments]
 
 
-def wait_until(condition, seconds: float = 5) -> None:
-    """Return as soon as `condition()` is true; fail after so many seconds."""
+def wait_until(condition, seconds: float = 5, state=lambda: "") -> None:
+    """Return as soon as `condition()` is true; fail after so many seconds, with `state()`."""
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it did not come about"
+        assert time.monotonic() < until, f"it did not come about: {state()}"
         time.sleep(0.01)
