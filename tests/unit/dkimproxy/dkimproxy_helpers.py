@@ -86,6 +86,7 @@ class NextHop:
         self.messages: list[bytes] = []
         self.wires: list[bytes] = []
         self.drip = False
+        self.lines: type[list[bytes]] = list
         self.envelopes: list[tuple[bytes, list[bytes]]] = []
         self.delay = 0.0
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=200)
@@ -157,7 +158,7 @@ class NextHop:
                     file.read(10)
                     self._act(connection, "chunk", b"")
                     return
-                lines = []
+                lines: list[bytes] = self.lines()
                 while (line := file.readline()) != b".\r\n":
                     if not line:
                         return
