@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whatever an MTA hands over leaves signed, aligned and unchanged, or not at all; what is changed later verifies no more.
+"""Whatever an MTA hands over leaves signed, aligned and unchanged, or not at all; changed later, it verifies no more.
 
 All over real sockets, from one session to the next hop; verdicts are dkimpy's, readings of From the standard library's.
 """
@@ -68,12 +68,14 @@ def well_formed(draw):
 
 
 pieces = st.sampled_from(
-    [b"Alice", b'"Doe, J"', b'"eve@example.com"', b"=?utf-8?Q?eve=40example.com?=", b"(c)", b"(c (d))", b"\r\n ", b"\t"]
-    + [b"\xff", b",", b"<", b">", b"alice@example.org", b"<alice@example.org>", b"eve@example.com", b"=?x?q?a?="]
-    + [b"<eve@example.com>", b";", b":", b"\\", b'"', b"\0", b"\r", b"a@sub.example.org", b"@example.org", b"alice"]
-    + [b"\xc3\xbc@example.org", b" ", b"a@b@example.org", b"<>", b"group:", b"@[192.0.2.1]", b"(", b")", b".", b"%"]
-    + [b"\xe2\x80\xae", b"\xc2\xa0", b"=?utf-8?B?QA==?=", b"=?utf-8?Q?,?=", b"<@example.com:alice@example.org>"]
-)
+    [
+        b"Alice", b'"Doe, J"', b'"eve@example.com"', b"=?utf-8?Q?eve=40example.com?=", b"(c)", b"(c (d))", b"\r\n ", b"\t",
+        b"\xff", b",", b"<", b">", b"alice@example.org", b"<alice@example.org>", b"eve@example.com", b"=?x?q?a?=",
+        b"<eve@example.com>", b";", b":", b"\\", b'"', b"\0", b"\r", b"a@sub.example.org", b"@example.org", b"alice",
+        b"\xc3\xbc@example.org", b" ", b"a@b@example.org", b"<>", b"group:", b"@[192.0.2.1]", b"(", b")", b".", b"%",
+        b"\xe2\x80\xae", b"\xc2\xa0", b"=?utf-8?B?QA==?=", b"=?utf-8?Q?,?=", b"<@example.com:alice@example.org>",
+    ]
+)  # fmt: skip
 odd_from = st.lists(pieces, max_size=6).map(lambda parts: b"From: " + b"".join(parts) + b"\r\n")
 ends = st.sampled_from([b"\r\n"] * 12 + [b"\n", b"\r", b"\r\r\n", b"\n\r", b"\0\r\n", b"\x0b\r\n", b"\r\n.\r", b""])
 any_line = st.binary(max_size=60) | text | st.builds(lambda name, value: name + b":" + value, names, folded)
@@ -81,7 +83,7 @@ any_line = st.binary(max_size=60) | text | st.builds(lambda name, value: name + 
 
 @st.composite
 def anything(draw):
-    """Something after DATA: headers folded oddly, repeated and missing Froms, any bytes, any line ends, no separator."""
+    """What may come after DATA: headers folded oddly, no From or several, any bytes and line ends, no separator."""
     parts = draw(st.lists(st.one_of(good_from, odd_from, fields.map(b"".join)), max_size=4))
     parts += draw(st.lists(st.builds(lambda line, end: line + end, any_line, ends), max_size=6))
     if draw(st.booleans()):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The proxy between two difficult sides: pieces of any size, ends of data that are none, a next hop that hangs or goes."""
+"""The proxy between difficult sides: pieces of any size, ends of data that are none, a next hop that hangs or goes."""
 
 import itertools
 import re
@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 EHLO, MAIL, RCPT = b"EHLO c\r\n", b"MAIL FROM:<alice@example.org>\r\n", b"RCPT TO:<bob@example.net>\r\n"
 STUFFED = MESSAGE.replace(b"\r\n.", b"\r\n..") + b".\r\n"
-DIALOGUE = EHLO + (MAIL + RCPT + b"DATA\r\n" + STUFFED) + b"NOOP\r\n" + (MAIL + RCPT + b"DATA\r\n" + STUFFED) + b"QUIT\r\n"
-CODES = "220 250 250 250 354 250 250 250 250 354 250 221".split()
+DIALOGUE = (
+    EHLO + (MAIL + RCPT + b"DATA\r\n" + STUFFED) + b"NOOP\r\n" + (MAIL + RCPT + b"DATA\r\n" + STUFFED) + b"QUIT\r\n"
+)
+CODES = ["220", "250", "250", "250", "354", "250", "250", "250", "250", "354", "250", "221"]
 
 
 def rest(client) -> list[str]:
@@ -88,9 +90,24 @@ def test_a_client_that_never_reads_holds_up_nobody_and_is_left(proxy, next_hop):
 
 
 # Everything that somebody has taken for a line end, on both sides of a dot that somebody has taken for alone.
-LINE_ENDS = [b"\r\n", b"\n", b"\r", b"\r\r\n", b"\n\r", b"\r\n\r", b"\0\r\n", b"\r\n\0", b"\x0b", b"\x85", b"\xe2\x80\xa8", b""]
+LINE_ENDS = [
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\r\r\n",
+    b"\n\r",
+    b"\r\n\r",
+    b"\0\r\n",
+    b"\r\n\0",
+    b"\x0b",
+    b"\x85",
+    b"\xe2\x80\xa8",
+    b"",
+]
 DOTS = [b".", b"\0.", b".\0", b" .", b"..", b".\r"]
-EVE = b"MAIL FROM:<eve@example.com>\r\nRCPT TO:<victim@example.net>\r\nDATA\r\nFrom: eve@example.com\r\n\r\nsmuggled\r\n"
+EVE = (
+    b"MAIL FROM:<eve@example.com>\r\nRCPT TO:<victim@example.net>\r\nDATA\r\nFrom: eve@example.com\r\n\r\nsmuggled\r\n"
+)
 
 
 @pytest.mark.parametrize("split", [False, True])
@@ -167,7 +184,13 @@ def test_a_next_hop_that_goes_while_nothing_is_asked(proxy, next_hop, keys, stag
 
 
 @pytest.mark.parametrize(
-    "reply", [b"421 4.3.2 Going down\r\n", b"450 4.2.1 Later\r\n", b"550 5.1.1 Unknown\r\n", b"452-4.5.3 Too\r\n452 4.5.3 many\r\n"]
+    "reply",
+    [
+        b"421 4.3.2 Going down\r\n",
+        b"450 4.2.1 Later\r\n",
+        b"550 5.1.1 Unknown\r\n",
+        b"452-4.5.3 Too\r\n452 4.5.3 many\r\n",
+    ],
 )
 @pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA", "."])
 def test_the_second_of_two_messages_fails(proxy, next_hop, keys, step, reply):
@@ -180,14 +203,21 @@ def test_the_second_of_two_messages_fails(proxy, next_hop, keys, step, reply):
             answers.append(client.send(line))
             if answers[-1][:1] not in (b"2", b"3"):
                 break
-        assert answers[-1] == reply and [answer[:1] for answer in answers[:-1]] == [b"2", b"2", b"3"][: len(answers) - 1]
+        assert (
+            answers[-1] == reply and [answer[:1] for answer in answers[:-1]] == [b"2", b"2", b"3"][: len(answers) - 1]
+        )
     assert len(next_hop.messages) == 1 and keys.verifies(next_hop.messages[0])
 
 
 def test_recipients_that_are_refused_take_the_others_not_along(proxy, next_hop, keys):
     with Client(proxy.port) as client:
         assert client.reply() and client.send(EHLO) and client.send(MAIL).startswith(b"250")
-        for code, text in ((b"250", b"2.0.0 Ok"), (b"550", b"5.1.1 No"), (b"450", b"4.2.0 Later"), (b"250", b"2.0.0 Ok")):
+        for code, text in (
+            (b"250", b"2.0.0 Ok"),
+            (b"550", b"5.1.1 No"),
+            (b"450", b"4.2.0 Later"),
+            (b"250", b"2.0.0 Ok"),
+        ):
             next_hop.script = {"RCPT": code + b" " + text + b"\r\n"}
             assert client.send(RCPT) == code + b" " + text + b"\r\n"
         assert client.send(b"DATA\r\n").startswith(b"354") and client.message().startswith(b"250")

@@ -52,7 +52,7 @@ def test_every_message_before_between_and_after_reloads_is_acknowledged_and_sign
 
 
 def test_fifty_large_messages_at_once(keys, next_hop, tmp_path):
-    """25 MB each, so many at once that they are all on disk: memory is that of blocks of them, the disk is free after."""
+    """25 MB each, all of them on disk at the same time: memory is that of blocks of them, the disk is free after."""
     if shutil.disk_usage(tmp_path).free < 3 << 30:
         pytest.skip("needs 3 GB in the folder for temporary files")
     next_hop.lines = Forget
@@ -123,7 +123,9 @@ def test_started_as_dkimproxy_is(keys, next_hop, tmp_path_factory):
         folder.mkdir()
         shutil.chown(folder, "nobody", "nogroup")
     text = base.replace(str(keys.path("rsa")), str(key)).replace(f"spool_dir {directory}", f"spool_dir {spool}")
-    options = f"selector rsa\ndaemonize 1\npidfile {pidfile}\nuser nobody\ngroup nogroup\nmin_servers 4\nreject_error 1\n"
+    options = (
+        f"selector rsa\ndaemonize 1\npidfile {pidfile}\nuser nobody\ngroup nogroup\nmin_servers 4\nreject_error 1\n"
+    )
     daemon.file.write_text(text + options)
     done = subprocess.run(launch(f"--conf_file={daemon.file}"), timeout=20, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
