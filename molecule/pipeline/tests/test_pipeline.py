@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 import time
 
-import pytest
 from pipeline import FRIEND, RELAY, Batch, Server, both, check_signed
 from testbed.containers import run, wait_for
 
@@ -31,7 +30,7 @@ def test_killed_under_load(server: Server) -> None:
             # Each in the middle of what the one before left to do.
             wait_for(lambda number=number: batch.arrived() > LOAD * number // 8, 120, "more mail")  # type: ignore[misc]
             server.sh(kill)
-    batch.wait(LOAD, 150)
+    batch.wait(LOAD, 240)
     server.settle()
     log = server.journal(begin)
     assert sum("ended with signal 9" in line for line in log) >= 3
@@ -49,7 +48,7 @@ def test_reloaded_under_load(server: Server) -> None:
     server.sh(f"cp -p {conf} /root/dkimproxy_out.conf")
     try:
         with batch.submitting(150, 4):
-            for number in range(12):
+            for number in range(6):
                 if number % 3 == 2:
                     assert server.sh(f"echo nonsense 1 >>{conf}; systemctl reload dkimproxy 2>&1 || echo refused")
                     # What `reload` finds out beforehand, a HUP finds out too late.
@@ -63,7 +62,7 @@ def test_reloaded_under_load(server: Server) -> None:
     batch.check(150)
     log = server.journal(begin)
     assert server.master() == master and server.sh("systemctl is-active dkimproxy") == "active"
-    assert sum(line.endswith("reloaded") for line in log) >= 8
+    assert sum(line.endswith("reloaded") for line in log) >= 4
     assert any("unknown key 'nonsense'" in line and conf in line for line in log)
     assert any("stays in force" in line for line in log)
     assert not [line for line in log if "session ended" in line or "session failed" in line]
@@ -85,8 +84,9 @@ def test_the_signer_is_away_for_half_a_minute(server: Server) -> None:
     batch.check(30)
 
 
-def test_the_relay_is_away_and_then_hangs_for_half_a_minute() -> None:
+def test_the_relay_is_away_and_then_hangs() -> None:
     """One provider for both servers. What it had not acknowledged may come twice."""
+
     @both
     def submit(server: Server) -> None:
         server.settle()
@@ -102,7 +102,7 @@ def test_the_relay_is_away_and_then_hangs_for_half_a_minute() -> None:
     run(RELAY, "systemctl", "stop", "postfix")
     try:
         submit()
-        time.sleep(30)
+        time.sleep(20)
         assert [batch.arrived() for batch in batches.values()] == [0, 0]
     finally:
         run(RELAY, "systemctl", "start", "postfix")
@@ -124,19 +124,17 @@ def test_a_hung_next_hop(server: Server) -> None:
     """OpenSMTPD itself says nothing for a while, in the middle of its work with the signer."""
     server.settle()
     batch, master = Batch(server), server.master()
-    with batch.submitting(200, 4) as submitted:
+    with batch.submitting(600, 4):
         wait_for(lambda: batch.arrived() > 20, 60, "the load has begun")
-        submitted.result()
-        sessions = server.sh("ss -Htn state established '( dport = :10028 )'").splitlines()
         server.sh("pkill -STOP -x smtpd")
         try:
+            assert server.sh("ss -Htn state established '( dport = :10028 )'"), "nothing was under way"
             time.sleep(10)
             assert server.master() == master
         finally:
             server.sh("pkill -CONT -x smtpd")
-    assert sessions, "nothing was under way"
-    batch.wait(200, SOON)
-    batch.check(200, copies=2)
+    batch.wait(600, SOON)
+    batch.check(600, copies=2)
 
 
 @both
@@ -195,50 +193,43 @@ ODD_FIELDS = {
 }
 
 
-@pytest.mark.parametrize("without", ["", "Date", "Message-ID", "To"])
-def test_odd_messages_verify_behind_opensmtpd_or_are_refused(without: str) -> None:
-    @both
-    def check(server: Server) -> None:
-        server.settle()
-        begin, batch = server.now(), Batch(server)
-        odd = [(b"", body) for body in ODD_BODIES.values()] if not without else []
-        odd += [(field + b"\r\n", b"Hello.\r\n") for field in ODD_FIELDS.values()]
-        with server.login() as session:
-            refused = 0
-            for number, (field, body) in enumerate(odd):
-                message = re.sub(rb"(?m)^%s:.*\r\n" % without.encode(), b"", batch.message(number, body or b"\r\n"))
-                header, _, _ = message.partition(b"\r\n\r\n")
-                message = header + b"\r\n" + field + b"\r\n" + body
-                session.mail(server.alice)
-                session.rcpt(FRIEND)
-                session.docmd("DATA")
-                # As it is: smtplib would mend it.
-                session.send((b"\r\n" + message).replace(b"\r\n.", b"\r\n..")[2:])
-                session.send(b".\r\n" if message.endswith(b"\r\n") else b"\r\n.\r\n")
-                code, _text = session.getreply()
-                refused += code >= 500
-                session.rset()
-        count = len(odd) - refused
+@both
+def test_odd_messages_verify_behind_opensmtpd_or_are_refused(server: Server) -> None:
+    server.settle()
+    begin, batch = server.now(), Batch(server)
+    odd = [(b"", body, "") for body in ODD_BODIES.values()]
+    # What the signer adds where it is missing.
+    for without in ("", "Date", "Message-ID", "To"):
+        odd += [(field + b"\r\n", b"Hello.\r\n", without) for field in ODD_FIELDS.values()]
+    refused = 0
+    with server.login() as session:
+        for number, (field, body, without) in enumerate(odd):
+            header = batch.message(number).partition(b"\r\n\r\n")[0] + b"\r\n"
+            if without:
+                header = re.sub(rb"(?m)^%s:.*\r\n" % without.encode(), b"", header)
+            message = header + field + b"\r\n" + body
+            session.mail(server.alice)
+            session.rcpt(FRIEND)
+            session.docmd("DATA")
+            # As it is: smtplib would mend it.
+            session.send((b"\r\n" + message).replace(b"\r\n.", b"\r\n..")[2:])
+            session.send(b".\r\n" if message.endswith(b"\r\n") else b"\r\n.\r\n")
+            refused += session.getreply()[0] >= 500
+            session.rset()
 
-        def done() -> bool:
-            verdicts = [line for line in server.journal(begin) if "verdict=refused" in line]
-            return batch.arrived() + len(verdicts) >= count
+    def answered() -> int:
+        return batch.arrived() + sum("verdict=refused" in line for line in server.journal(begin))
 
-        try:
-            wait_for(done, SOON, "every message has arrived or was refused")
-            kept = batch.kept()
-            assert len(kept) >= len(odd) - 4, f"only {len(kept)} of {len(odd)} were good enough"
-            for message in kept:
-                if b"d=far.test" in message:
-                    message = message.replace(ODD_FIELDS["signed before"] + b"\r\n", b"X-Was: signed\r\n")
-                    assert b"\r\nX-Was: signed\r\n" in message
-                    continue
-                check_signed(server, message)
-        finally:
-            # Bounces to alice, who has no mailbox here.
-            server.sh("smtpctl remove all >/dev/null 2>&1 || true")
-
-    check()
+    try:
+        wait_for(lambda: answered() >= len(odd) - refused, SOON, "every message has arrived or was refused")
+        kept = batch.kept()
+        # Malformed, NUL, two Froms, and no more.
+        assert len(kept) >= len(odd) - 3 * 4, f"only {len(kept)} of {len(odd)} were good enough"
+        for message in kept:
+            check_signed(server, message)
+    finally:
+        # Bounces to alice, who has no mailbox here.
+        server.sh("smtpctl remove all >/dev/null 2>&1 || true")
 
 
 @both

@@ -26,7 +26,8 @@ COMMANDS = [
 ENVELOPE = b"MAIL FROM:<alice@example.org>\r\nRCPT TO:<bob@example.net>\r\nDATA\r\n"
 SNIPPETS = [
     b"\r\n", b"\n", b"\r", b"\0", b"\r\n.\r\n", b"\n.\n", b".", b"From: eve@example.com\r\n", b"From:", b" ", b"\t",
-    b"<", b">", b'"', b"(", b"@", b",", b":", b"\xff\xfe", b"\r\n\r\n", b"alice@example.org", b"x" * 1200, b"\x1b", b"=?utf-8?Q?",
+    b"<", b">", b'"', b"(", b"@", b",", b":",
+    b"\xff\xfe", b"\r\n\r\n", b"alice@example.org", b"x" * 1200, b"\x1b", b"=?utf-8?Q?",
 ]  # fmt: skip
 REPLIES = re.compile(rb"(?:[2-5][0-9][0-9][ -][ -~]*\r\n)*")
 ODD_ANSWERS = [
@@ -173,9 +174,7 @@ def test_junk(keys, tmp_path, capsys):
         seconds, inputs = time.monotonic() - begun, sum(junk.inputs)
         taken = len(next_hop.messages)
         with capsys.disabled():
-            print(
-                f"\n{inputs} lines and messages of junk in {seconds:.0f} s, {taken} messages passed; seed {seed}"
-            )
+            print(f"\n{inputs} lines and messages of junk in {seconds:.0f} s, {taken} messages passed; seed {seed}")
         assert junk.bad == [], f"seed {seed}"
         assert inputs >= WANTED / 4 and taken > 100, "hardly anything was tried"
 
