@@ -133,7 +133,7 @@ def test_a_hung_next_hop(server: Server) -> None:
             assert server.master() == master
         finally:
             server.sh("pkill -CONT -x smtpd")
-    batch.wait(600, SOON)
+    batch.wait(600, 2 * SOON)
     batch.check(600, copies=2)
 
 
