@@ -9,6 +9,7 @@ import io
 import re
 import smtplib
 import tarfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -128,6 +129,26 @@ class Batch:
         with ThreadPoolExecutor(1) as pool:
             submitted = pool.submit(self.submit, count, connections)
             yield
+            submitted.result()
+
+    @contextmanager
+    def trickling(self) -> Iterator[list[int]]:
+        """Hand in some fifty in a second as long as the block runs; yields their numbers, complete after the block."""
+        numbers: list[int] = []
+        ended = threading.Event()
+
+        def submit() -> None:
+            while not ended.wait(0.1):
+                more = range(len(numbers), len(numbers) + 10)
+                self._submit(more, b"")
+                numbers.extend(more)
+
+        with ThreadPoolExecutor(1) as pool:
+            submitted = pool.submit(submit)
+            try:
+                yield numbers
+            finally:
+                ended.set()
             submitted.result()
 
     def arrived(self) -> int:

@@ -70,7 +70,7 @@ def well_formed(draw):
 pieces = st.sampled_from(
     [
         b"Alice", b'"Doe, J"', b'"eve@example.com"', b"=?utf-8?Q?eve=40example.com?=", b"(c)", b"(c (d))", b"\r\n ",
-        b"\t", b"\xff", b",", b"<", b">", b"alice@example.org", b"<alice@example.org>", b"eve@example.com", b"=?x?q?a?=",
+        b"\t", b"\xff", b",", b"<", b">", b"alice@example.org", b"<alice@example.org>", b"eve@example.com", b"=?x?q?a=",
         b"<eve@example.com>", b";", b":", b"\\", b'"', b"\0", b"\r", b"a@sub.example.org", b"@example.org", b"alice",
         b"\xc3\xbc@example.org", b" ", b"a@b@example.org", b"<>", b"group:", b"@[192.0.2.1]", b"(", b")", b".", b"%",
         b"\xe2\x80\xae", b"\xc2\xa0", b"=?utf-8?B?QA==?=", b"=?utf-8?Q?,?=", b"<@example.com:alice@example.org>",
