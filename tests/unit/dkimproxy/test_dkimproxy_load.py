@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The daemon as a process under load: reloads without end, large messages all at once, and as DKIMproxy starts it."""
 
+import contextlib
 import os
 import re
 import shutil
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -153,3 +155,21 @@ def delivered(port: int) -> bool:
         return deliver(port).startswith(b"250")
     except OSError:
         return False
+
+
+def test_stopped_by_everybody_at_once(keys, next_hop, tmp_path):
+    """systemd tells every process of the unit, and the master tells its workers again: an orderly end all the same."""
+    for number in range(8):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        with Daemon(keys, next_hop, directory, "selector rsa\n") as daemon:
+            assert deliver(daemon.port).startswith(b"250")
+            everybody = [daemon.process.pid, *daemon.workers()]
+            while daemon.process.poll() is None:
+                time.sleep(0.001)
+                for pid in everybody:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGTERM)
+            assert daemon.process.returncode == 0
+        log = daemon.log.read_text()
+        assert "Traceback" not in log, log
