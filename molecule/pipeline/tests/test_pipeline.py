@@ -11,6 +11,7 @@ from testbed.containers import run, wait_for
 
 LOAD = 2000
 SOON = 60  # seconds within which what waited has left once the stage is back
+PROCESSES = "main=$(systemctl show -P MainPID dkimproxy); echo $main $(pgrep -P $main)"
 CHILDREN = "$(pgrep -P $(systemctl show -P MainPID dkimproxy))"
 
 
@@ -43,7 +44,7 @@ def test_killed_under_load(server: Server) -> None:
 def test_reloaded_under_load(server: Server) -> None:
     """No connection is dropped, so nothing has to wait and nothing comes twice; a bad configuration changes nothing."""
     server.settle()
-    begin, batch, master = server.now(), Batch(server), server.master()
+    begin, batch, processes = server.now(), Batch(server), server.sh(PROCESSES)
     conf = "/etc/dkimproxy/dkimproxy_out.conf"
     server.sh(f"cp -p {conf} /root/dkimproxy_out.conf")
     try:
@@ -62,12 +63,12 @@ def test_reloaded_under_load(server: Server) -> None:
         server.sh(f"cp -p /root/dkimproxy_out.conf {conf}; systemctl reload dkimproxy")
     batch.check(len(numbers))
     log = server.journal(begin)
-    assert server.master() == master and server.sh("systemctl is-active dkimproxy") == "active"
+    assert server.sh(PROCESSES) == processes and server.sh("systemctl is-active dkimproxy") == "active"
     assert sum(line.endswith("reloaded") for line in log) >= 4
     assert any("unknown key 'nonsense'" in line and conf in line for line in log)
     assert any("stays in force" in line for line in log)
     assert not [line for line in log if "session ended" in line or "session failed" in line]
-    assert not [line for line in server.journal(begin, "opensmtpd") if "result=TempFail" in line]
+    assert not [line for line in server.journal(begin, "opensmtpd") if " mta " in line and "result=TempFail" in line]
 
 
 @both
@@ -221,16 +222,12 @@ def test_odd_messages_verify_behind_opensmtpd_or_are_refused(server: Server) -> 
     def answered() -> int:
         return batch.arrived() + sum("verdict=refused" in line for line in server.journal(begin))
 
-    try:
-        wait_for(lambda: answered() >= len(odd) - refused, SOON, "every message has arrived or was refused")
-        kept = batch.kept()
-        # Malformed, NUL, two Froms, and no more.
-        assert len(kept) >= len(odd) - 3 * 4, f"only {len(kept)} of {len(odd)} were good enough"
-        for message in kept:
-            check_signed(server, message)
-    finally:
-        # Bounces to alice, who has no mailbox here.
-        server.sh("smtpctl remove all >/dev/null 2>&1 || true")
+    wait_for(lambda: answered() >= len(odd) - refused, SOON, "every message has arrived or was refused")
+    kept = batch.kept()
+    # Malformed, NUL, two Froms, and no more.
+    assert len(kept) >= len(odd) - 3 * 4, f"only {len(kept)} of {len(odd)} were good enough"
+    for message in kept:
+        check_signed(server, message)
 
 
 @both
@@ -248,5 +245,4 @@ def test_nothing_came_to_light_that_nobody_looked_for(server: Server) -> None:
     """After all that: no exception in the signer, nothing left behind in its spool or in the queue."""
     assert "Traceback" not in server.sh("journalctl --no-pager --unit=dkimproxy")
     assert server.sh("ls -A /var/cache/dkimproxy") == ""
-    # Bounces to alice, who has no mailbox here, may come late.
-    assert FRIEND not in server.queue()
+    server.settle()
