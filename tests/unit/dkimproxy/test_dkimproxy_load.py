@@ -159,7 +159,7 @@ def delivered(port: int) -> bool:
 
 def test_stopped_by_everybody_at_once(keys, next_hop, tmp_path):
     """systemd tells every process of the unit, and the master tells its workers again: an orderly end all the same."""
-    for number in range(8):
+    for number in range(12):
         directory = tmp_path / str(number)
         directory.mkdir()
         with Daemon(keys, next_hop, directory, "selector rsa\n") as daemon:
