@@ -14,11 +14,12 @@ from .keys import SigningKey
 # RFC 6376 §5.4.1. Signed once more than present, so that a field added on the way breaks the signature.
 OVERSIGNED = (
     "from", "to", "cc", "subject", "date", "message-id", "reply-to", "in-reply-to", "references",
-    "mime-version", "content-type", "content-transfer-encoding", "content-disposition",
+    "mime-version", "content-type", "content-transfer-encoding", "content-disposition", "content-id",
+    "content-description",
 )  # fmt: skip
 # Signed where present only: mailing lists and resenders add these to what passes them.
 SIGNED = (
-    "sender", "content-id", "content-description", "resent-date", "resent-from", "resent-sender", "resent-to",
+    "sender", "resent-date", "resent-from", "resent-sender", "resent-to",
     "resent-cc", "resent-message-id", "list-id", "list-help", "list-unsubscribe", "list-unsubscribe-post",
     "list-subscribe", "list-post", "list-owner", "list-archive", "auto-submitted", "feedback-id",
 )  # fmt: skip
