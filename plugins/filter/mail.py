@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.selfhosted.mail.plugins.module_utils import addresses, problems, signer_file, zone
+from ansible_collections.selfhosted.mail.plugins.module_utils import addresses, problems, signer_file, upstream, zone
 
 
 def with_options(keys: list[dict[str, str]], options: dict[str, Any]) -> list[dict[str, Any]]:
@@ -25,8 +25,10 @@ class FilterModule:
             "further_keys": addresses.further_keys,
             "problems": problems.problems,
             "public_addresses": zone.public_addresses,
+            "sender_map": upstream.sender_map,
             "signer_file_problems": signer_file.problems,
             "signing_keys": addresses.signing_keys,
+            "upstream_problems": upstream.upstream_problems,
             "with_options": with_options,
             "zones": zone.zones,
         }
