@@ -9,13 +9,15 @@ from pathlib import Path
 
 END = Path("/root/feed_end")
 
-with Path("/root/fed").open("a", buffering=1) as fed, smtplib.SMTP("127.0.0.1", 2525, timeout=60) as session:
+with Path("/root/fed").open("a", buffering=1) as fed:
     for number in itertools.count():
-        if END.exists() or number == 3000:
+        if END.exists() or number == 5000:
             break
         marker = uuid.uuid4().hex
         head = f"From: alice@our.test\r\nTo: carol@far.test\r\nSubject: fed {marker}\r\n"
-        session.sendmail("alice@our.test", "carol@far.test", f"{head}Message-ID: <{marker}@our.test>\r\n\r\n{number}\r\n")
+        message = f"{head}Message-ID: <{marker}@our.test>\r\n\r\n{number}\r\n"
+        # A session each: the queue takes no more than a hundred messages in one.
+        with smtplib.SMTP("127.0.0.1", 2525, timeout=60) as session:
+            session.sendmail("alice@our.test", "carol@far.test", message)
         fed.write(f"{marker}\n")
-        # So that a session of the queue's with the signing proxy ends now and then.
         time.sleep(0.03)

@@ -14,7 +14,8 @@ from typing import Any
 
 IMPLEMENTATIONS = ("embedded", "upstream")
 # What the embedded signer alone does, with the value that asks for nothing.
-EMBEDDED_ONLY = {"ed25519": False, "signature_lifetime": 0, "foreign_from": "refuse", "config_file": "", "legacy": "error"}
+EMBEDDED_ONLY = {"ed25519": False, "signature_lifetime": 0, "foreign_from": "refuse", "config_file": "",
+                 "legacy": "error"}
 MAX_SIZE = 2**20  # octets; the release has 109040
 # What DKIMproxy cannot read as a signature becomes the text of its 450 reply.
 NO_KEY = "the address in Sender or From is in no domain of this server, or has a plus sign"
