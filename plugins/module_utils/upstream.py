@@ -13,9 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 IMPLEMENTATIONS = ("embedded", "upstream")
+# What the embedded signer alone does, with the value that asks for nothing.
+EMBEDDED_ONLY = {"ed25519": False, "signature_lifetime": 0, "foreign_from": "refuse", "config_file": "",
+                 "legacy": "error"}
 MAX_SIZE = 2**20  # octets; the release has 109040
-# What DKIMproxy cannot read as a signature becomes the text of its 450 reply, up to a comma.
-NO_KEY = "the address in Sender or From is in no domain of this server or has a plus sign"
+# What DKIMproxy cannot read as a signature becomes the text of its 450 reply.
+NO_KEY = "the address in Sender or From is in no domain of this server, or has a plus sign"
 _LISTENER = re.compile(r"([0-9.]+):([0-9]{1,5})\Z")
 
 
@@ -67,7 +70,8 @@ def sender_map(keys: Iterable[Mapping[str, str]]) -> str:
 
 
 def upstream_problems(values: Mapping[str, Any]) -> list[str]:
-    """What is wrong with ``implementation``, ``listen``, ``relay``, ``upstream_url`` and ``upstream_archive``."""
+    """What is wrong with ``implementation``, ``listen``, ``relay``, ``upstream_url`` and ``upstream_archive``, or with
+    what is asked of DKIMproxy that it cannot do (:data:`EMBEDDED_ONLY`)."""
     return list(_problems(values))
 
 
@@ -81,6 +85,9 @@ def _problems(values: Mapping[str, Any]) -> Iterator[str]:
         if not _is_ipv4_listener(values[name]):
             yield (f"dkimproxy_{name}: {values[name]!r} is no IPv4 address with a port, such as 127.0.0.1:10027; "
                    "DKIMproxy 1.4.1 knows IPv4 alone, and a name could mean IPv6")
+    for name, without in EMBEDDED_ONLY.items():
+        if values.get(name, without) not in (without, str(without)):
+            yield f"dkimproxy_{name}: DKIMproxy 1.4.1 knows nothing of the kind; use dkimproxy_implementation: embedded"
     archive, url = values["upstream_archive"], values["upstream_url"]
     if archive and not isinstance(archive, str):
         yield "dkimproxy_upstream_archive: is no text; write the path of a file on the controller"

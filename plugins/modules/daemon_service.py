@@ -35,7 +35,7 @@ options:
     elements: list
     default: []
   ready_ports:
-    description: TCP ports on loopback that must accept a connection.
+    description: TCP ports that somebody must listen on.
     type: list
     elements: int
     default: []
@@ -76,8 +76,8 @@ restored:
 """
 
 import contextlib  # noqa: E402
-import socket  # noqa: E402
 import time  # noqa: E402
+from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
@@ -89,26 +89,32 @@ from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import (  
 )
 from ansible_collections.selfhosted.mail.plugins.module_utils.unit import Unit  # noqa: E402
 
+LISTEN = "0A"  # a socket's state in /proc/net/tcp, as the kernel's tcp_states.h numbers them
+
 
 class NotReady(Exception):
     """The service is not up; ``str()`` says what is missing."""
 
 
-def answers(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2):
-            return True
-    except OSError:
-        return False
+def listening() -> set[int]:
+    """TCP ports that somebody listens on, as proc(5) shows them; a connection would need a port's leave."""
+    ports = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
+            _number, local, _remote, state = line.split()[:4]
+            if state == LISTEN:
+                ports.add(int(local.rpartition(":")[2], 16))
+    return ports
 
 
 def missing(wanted: dict[str, Any]) -> str | None:
     """What the service still lacks to be ready, or None."""
     if not Unit(wanted["service"]).active:
         return "the unit is not active"
+    ports = listening() if wanted["ready_ports"] else set()
     for port in wanted["ready_ports"]:
-        if not answers(port):
-            return f"port {port} does not answer"
+        if port not in ports:
+            return f"nobody listens on port {port}"
     for argv in wanted["ready_commands"]:
         try:
             run(argv)

@@ -33,8 +33,8 @@ def test_no_mail_is_lost_and_none_is_unsigned(host, name, next_hop):  # noqa: F8
         return host.check_output("smtpctl show queue") == ""
 
     containers.wait_for(queue_is_empty, 120, "an empty queue")
-    packed = io.BytesIO(containers.docker("exec", name, "tar", "c", "-C", "/root", "next_hop"))
-    with tarfile.open(fileobj=packed) as archive:
+    packed = containers.docker("exec", name, "tar", "c", "-C", "/root", "next_hop")
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         messages = [archive.extractfile(item).read() for item in archive if item.isfile()]
     fed = set(host.file("/root/fed").content_string.split())
     assert len(fed) > 100
@@ -53,8 +53,8 @@ def test_the_keys_are_the_same_and_sign(host, name, next_hop):  # noqa: F811
 
 def test_foreign_mail_does_not_leave(name, next_hop, implementation):  # noqa: F811
     marker, message = compose("mallory@far.test")
-    answer = send(name, "alice@our.test", message)
-    assert re.match({"embedded": r"5\d\d 5\.", "upstream": "450 "}[implementation], answer), answer
+    answer = {"embedded": r"5\d\d 5\.", "upstream": r"450 "}[implementation]
+    assert re.match(answer, send(name, "alice@our.test", message))
     assert kept(name, marker) is None
 
 

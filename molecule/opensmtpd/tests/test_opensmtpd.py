@@ -40,6 +40,24 @@ def test_signed_mail_is_taken_back_on_loopback_alone(host):
     assert len(lines) == 1 and "127.0.0.1:10028 " in lines[0]
 
 
+@pytest.mark.parametrize("user", ["nobody", "root", "opensmtpd"])
+def test_nobody_but_the_signing_proxy_says_that_mail_is_signed(name, user):
+    connect = "socket.create_connection(('127.0.0.1', 10028), 5)"
+    program = f"import socket\ntry: {connect}\nexcept OSError as e: print(type(e))"
+    assert "ConnectionRefusedError" in containers.run(name, "python3", "-c", program, user=user)
+
+
+def test_without_the_guard_opensmtpd_does_not_open_10028(host):
+    rules = "/etc/selfhosted-mail/nftables/zz.nft"
+    host.run_test(f"systemctl stop opensmtpd selfhosted-mail-nftables && echo nonsense > {rules}")
+    try:
+        assert host.run("systemctl start opensmtpd").rc != 0
+        assert "127.0.0.1:10028 " not in host.check_output("ss -Hltn")
+    finally:
+        host.run_test(f"rm {rules}")
+    containers.wait_for(lambda: "127.0.0.1:10028 " in host.check_output("ss -Hltn"), 20, "it comes by itself")
+
+
 def test_port_25_offers_starttls_and_no_login(address):
     with smtplib.SMTP(address, 25, timeout=10) as session:
         session.ehlo()
@@ -156,7 +174,7 @@ def test_without_a_relay_signed_mail_goes_to_the_mx(name):
         "import smtplib; smtplib.SMTP('127.0.0.1', 10028)"
         f".sendmail('alice@our.test', 'friend@direct.test', '{text}')"
     )
-    containers.run(name, "python3", "-c", program)
+    containers.run(name, "python3", "-c", program, user="dkimproxy")
     kept = provider.wait_kept(MX, marker)
     assert (kept.sender, kept.client_helo) == ("alice@our.test", "mail.our.test")
     assert kept.tls.startswith("TLSv1.")

@@ -105,7 +105,9 @@ def test_the_sender_map_knows_an_answer_to_every_address(address: str) -> None:
 
 def test_the_catch_all_is_no_signature() -> None:
     """DKIMproxy takes a word, alone or with parentheses right behind it."""
-    assert " " in upstream.NO_KEY and not set(upstream.NO_KEY) & set(",()")
+    assert " " in upstream.NO_KEY and not upstream.NO_KEY.endswith(")")
+    # It splits at commas and reads the first part as a signature, which fails already.
+    assert " " in upstream.NO_KEY.partition(",")[0]
 
 
 def test_good_input_has_no_problems() -> None:
@@ -189,8 +191,8 @@ def test_a_file_of_the_controller(playbook: Playbook, archive: bytes, tmp_path: 
     (tmp_path / "release.tar.gz").write_bytes(archive)
 
     def run(name: str, checksum: str) -> subprocess.CompletedProcess[str]:
-        kept = str(tmp_path / "cache/release")
-        release = {"archive": name, "sha256": checksum, "members": list(MEMBERS), "keep": kept}
+        keep = str(tmp_path / "cache/release")
+        release = {"archive": name, "sha256": checksum, "members": list(MEMBERS), "keep": keep}
         return playbook([
             {"selfhosted.mail.dkimproxy_release": release, "register": "release"},
             {"ansible.builtin.debug": {"msg": "{{ release.files | map(attribute='path') | join(' and ') }}"}},
