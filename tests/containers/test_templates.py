@@ -47,6 +47,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         **RELAY,
         "mail_relay_password": "secret",
         "mail_relay_port": 465,
+        "mail_relay_max_connections": 3,
+        "mail_guard": False,
         "mail_dkim_selector": "s1",
         "mail_admin_address": "admin@far.example",
         "opensmtpd_max_message_size": "10485760",
@@ -87,6 +89,9 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
         ("stat -c %a:%U:%G /etc/opensmtpd/relay_credentials", "640:root:opensmtpd"),
         ("cat /etc/selfhosted-mail/domains", "xn--bcher-kva.example\n"),
         ("ls /etc/dkimproxy/keys", "xn--bcher-kva.example.s2026.pem"),
+        ("grep mta.limit /etc/opensmtpd/relay.conf", "max-conn-per-host 10 "),
+        ("ls /etc/selfhosted-mail/nftables", "dkimproxy.nft\nopensmtpd.nft\n"),
+        ("cat /etc/systemd/system/opensmtpd.service.d/selfhosted-mail.conf", "is-active --quiet selfhosted-mail"),
     ],
     "own certificate": [
         ("cat /etc/smtpd.conf", 'pki "vps7.provider.example" cert "/etc/ssl/own.pem"'),
@@ -97,6 +102,12 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
         ("cat /etc/opensmtpd/relay.conf", "smtps://relay@smtp.provider.example:465"),
         ("doveconf -n", "/srv/mail"),
         ("rspamadm configdump actions", "reject = 12.5"),
+        ("grep mta.limit /etc/opensmtpd/relay.conf", "max-conn-per-host 3 "),
+        # Without the guard its rules are gone, and no daemon waits for it.
+        ("find /etc/selfhosted-mail/nftables -empty", "/etc/selfhosted-mail/nftables"),
+        # sed ends with 1 where it finds the word.
+        ("sed /nftables/Q1 /etc/systemd/system/dkimproxy.service", "WatchdogSec"),
+        ("sed /nftables/Q1 /etc/systemd/system/opensmtpd.service.d/selfhosted-mail.conf", "Restart=always"),
         ("ls /etc/dkimproxy/keys", "example.org.s1-ed25519.pem\nexample.org.s1.pem\nexample.org.s2-ed25519.pem\n"),
         ("grep foreign /etc/dkimproxy/dkimproxy_out.conf", "rewrite"),
         ("cat /etc/selfhosted-mail/virtuals", "postmaster@example.org admin@far.example"),

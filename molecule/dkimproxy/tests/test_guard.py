@@ -5,10 +5,9 @@ import uuid
 
 import pytest
 from testbed import containers
+from testbed.guard import GUARD, check_needs_the_guard, wrong_rules
 
 testinfra_hosts = ["docker://dkimproxy-debian12", "docker://dkimproxy-debian13"]
-
-GUARD = "selfhosted-mail-nftables.service"
 
 # A connection is made or not; nothing depends on who listens there, so a listener of root's stands in for the next hop.
 LISTEN = "import socket, time; s = socket.create_server(('127.0.0.1', 10028)); time.sleep(600)"
@@ -51,6 +50,12 @@ def users(host):
     host.run_test(f"systemctl reload {GUARD}")
 
 
+@pytest.fixture
+def nft(host):
+    """The administrator's tool, which the guard itself does without."""
+    host.run("command -v nft || apt-get -qq -y --no-install-recommends install nftables")
+
+
 def connects(host, user: str, port: int) -> str:
     """`open`, or the error's name, of a connection that this user begins."""
     return host.check_output("runuser -u %s -- python3 -c %s %s", user, CONNECT, str(port))
@@ -76,15 +81,13 @@ def test_only_the_daemons_get_through(host, users):
 
 
 @pytest.mark.parametrize("reload", ["nft flush ruleset", "systemctl restart nftables", "systemctl stop nftables"])
-def test_a_reload_of_the_firewall_leaves_no_gap(host, users, reload):
-    host.run("command -v nft || apt-get -qq -y --no-install-recommends install nftables")
+def test_a_reload_of_the_firewall_leaves_no_gap(host, users, nft, reload):
     host.run_test(reload)
     check_closed(host)
     check_open(host)
 
 
-def test_rules_of_others_stay(host, users):
-    host.run("command -v nft || apt-get -qq -y --no-install-recommends install nftables")
+def test_rules_of_others_stay(host, users, nft):
     host.run_test("nft add table inet others && nft add chain inet others input")
     before = host.check_output("nft list table inet others")
     host.run_test(f"systemctl restart {GUARD}")
@@ -93,8 +96,7 @@ def test_rules_of_others_stay(host, users):
     check_closed(host)
 
 
-def test_nobody_can_take_it_away(host, users):
-    host.run("command -v nft || apt-get -qq -y --no-install-recommends install nftables")
+def test_nobody_can_take_it_away(host, users, nft):
     assert host.run("nft delete table inet selfhosted_mail").rc != 0
     host.run_test(f"systemctl kill --signal=KILL {GUARD}")
     containers.wait_for(lambda: connects(host, "mallory", 10028) == "ConnectionRefusedError", 10, "the guard is back")
@@ -117,26 +119,16 @@ def test_nobody_waits_in_the_place_of_the_signing_proxy(host, users):
 
 
 def test_the_signing_proxy_does_not_start_without_it(host, users):
-    rules = "/etc/selfhosted-mail/nftables/zz.nft"
-    host.run_test(f"systemctl stop dkimproxy {GUARD} && echo nonsense > {rules}")
-    try:
-        assert host.run("systemctl start dkimproxy").rc != 0
-        assert "127.0.0.1:10027 " not in host.check_output("ss -Hltn")
-    finally:
-        host.run_test(f"rm {rules}")
-    containers.wait_for(lambda: "127.0.0.1:10027 " in host.check_output("ss -Hltn"), 20, "it comes by itself")
+    check_needs_the_guard(host, "dkimproxy", 10027)
     check_closed(host)
 
 
 def test_wrong_rules_do_not_replace_the_right_ones(host, users):
-    rules = "/etc/selfhosted-mail/nftables/zz.nft"
-    host.run_test(f"echo nonsense > {rules}")
-    try:
+    with wrong_rules(host):
         assert host.run(f"systemctl reload {GUARD}").rc != 0
         check_closed(host)
         check_open(host)
-    finally:
-        host.run_test(f"rm {rules} && systemctl reload {GUARD}")
+    host.run_test(f"systemctl reload {GUARD}")
 
 
 def test_without_nftables_it_says_what_is_unprotected(host):

@@ -9,6 +9,7 @@ import uuid
 
 import pytest
 from testbed import containers, provider, smtp
+from testbed.guard import check_needs_the_guard
 
 testinfra_hosts = ["docker://opensmtpd-debian12", "docker://opensmtpd-debian13"]
 MX = "opensmtpd-mx"
@@ -48,14 +49,7 @@ def test_nobody_but_the_signing_proxy_says_that_mail_is_signed(name, user):
 
 
 def test_without_the_guard_opensmtpd_does_not_open_10028(host):
-    rules = "/etc/selfhosted-mail/nftables/zz.nft"
-    host.run_test(f"systemctl stop opensmtpd selfhosted-mail-nftables && echo nonsense > {rules}")
-    try:
-        assert host.run("systemctl start opensmtpd").rc != 0
-        assert "127.0.0.1:10028 " not in host.check_output("ss -Hltn")
-    finally:
-        host.run_test(f"rm {rules}")
-    containers.wait_for(lambda: "127.0.0.1:10028 " in host.check_output("ss -Hltn"), 20, "it comes by itself")
+    check_needs_the_guard(host, "opensmtpd", 10028)
 
 
 def test_port_25_offers_starttls_and_no_login(address):
