@@ -134,7 +134,8 @@ def test_started_as_dkimproxy_is(keys, next_hop, tmp_path_factory):
     wait_until(lambda: pidfile.exists() and pidfile.read_text().strip())
     pid = int(pidfile.read_text())
     try:
-        assert {one.stat().st_uid for one in [Path(f"/proc/{pid}")]} == {spool.stat().st_uid}
+        # Root writes the pidfile, and becomes the user after that.
+        wait_until(lambda: Path(f"/proc/{pid}").stat().st_uid == spool.stat().st_uid)
         wait_until(lambda: delivered(daemon.port))
         assert keys.verifies(next_hop.messages[-1])
         # A message that goes over the disk, and the key again, both as the unprivileged user.
