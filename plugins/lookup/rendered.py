@@ -9,8 +9,8 @@ name: rendered
 short_description: A template's text, whatever the size of the inventory
 version_added: "0.1.0"
 description:
-  - The same as P(ansible.builtin.template#lookup) with its defaults. That one copies all variables first, down to the last
-    string, which takes a second or two for each template where a host has thousands of accounts.
+  - The same as P(ansible.builtin.template#lookup) with its defaults. That one copies all variables first, down to the
+    last string, which takes seconds for each template where a host has thousands of accounts.
 author: ["selfhosted.mail developers (@selfhosted-mail)"]
 options:
   _terms:

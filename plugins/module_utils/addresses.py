@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Accounts and aliases, and the tables that OpenSMTPD, Dovecot and the signing proxy read.
 
-An *account* is a mapping with ``address`` and, optionally, ``aliases`` and ``send_as`` (lists of addresses), ``enabled``
-and ``send_only``; *aliases* map an address, or ``@domain`` for a catch-all, to a list of addresses; *domain aliases* map a
-domain to the one whose addresses it has too. Addresses are compared without regard to case and written in lower case.
+An *account* is a mapping with ``address`` and, optionally, ``aliases`` and ``send_as`` (lists of addresses),
+``enabled`` and ``send_only``; *aliases* map an address, or ``@domain`` for a catch-all, to a list of addresses; *domain
+aliases* map a domain to the one whose addresses it has too. Addresses are compared without regard to case and written
+in lower case.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ class Directory:
     def _only_reader(self, name: str, owners: Mapping[str, str]) -> str | None:
         """The login that alone gets the mail of an alias, over further aliases too."""
         seen = set()
-        while name not in seen and len(targets := self.virtuals.get(name, ())) == 1:
+        while name not in seen and len(targets := self.virtuals.get(name, [])) == 1:
             seen.add(name)
             name = untagged(targets[0])
             if name in owners:

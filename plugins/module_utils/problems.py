@@ -173,7 +173,7 @@ def _directory(given: _Given) -> Iterator[str]:
         elif names.domain_of(admin) in domains and admin.lower() not in {*holders, *_alias_names(given)}:
             yield f"admin_address: {admin} is in a domain of ours, but neither an account nor an alias"
     elif not addresses.first_address(accounts):
-        yield "accounts: none of them takes mail, so nobody gets postmaster's; one has to be enabled and not send_only"
+        yield "accounts: none of them takes mail, and somebody has to read postmaster's; enable one, not send_only"
 
 
 def _domain_aliases(given: _Given) -> Iterator[str]:
@@ -211,8 +211,8 @@ def _account(account: Mapping[str, Any], domains: list[str]) -> Iterator[str]:
         yield f"accounts: {address} has both password and password_hash; keep password_hash"
     elif hashed:
         if not isinstance(hashed, str) or not _CRYPT_HASH.match(hashed):
-            yield (f"accounts: password_hash of {address} is no crypt(5) hash that both daemons take: $2b$, $2y$, $2a$, "
-                   "$5$, $6$, $y$, $gy$ or $7$, whole, without {SCHEME}; make one with: openssl passwd -6")
+            yield (f"accounts: password_hash of {address} is no crypt(5) hash that both daemons take: $2b$, $2y$, "
+                   "$2a$, $5$, $6$, $y$, $gy$ or $7$, whole, without {SCHEME}; make one with: openssl passwd -6")
     elif not isinstance(plain, str) or not plain:
         yield f"accounts: {address} has neither password_hash nor password (in quotes)"
     elif not names.is_printable(plain):
@@ -334,8 +334,8 @@ def _forwarding(given: _Given) -> Iterator[str]:
         return
     if via not in _FORWARD_VIA:
         yield f"forward_via: {via!r} is none of {', '.join(_FORWARD_VIA)}"
-    elif via == "relay" and ("relay_host" in given and given["relay_host"] == ""
-                             or "relay" in given and not addresses.is_true(given["relay"])):
+    elif via == "relay" and (("relay_host" in given and given["relay_host"] == "")
+                             or ("relay" in given and not addresses.is_true(given["relay"]))):
         yield "forward_via: is relay, but there is none, as relay_host is empty"
     elif via == "refuse":
         ours = {*given.domains(), given.hostname()}

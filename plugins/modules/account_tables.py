@@ -10,8 +10,8 @@ module: account_tables
 short_description: The accounts and addresses of a mail server, as the tables that its daemons read
 version_added: "0.1.0"
 description:
-  - Writes C(passwd), C(senders), C(virtuals), C(recipients), C(closed) and C(domains) into one directory, all accounts in
-    one execution.
+  - Writes C(passwd), C(senders), C(virtuals), C(recipients), C(closed) and C(domains) into one directory, all accounts
+    in one execution.
   - A plain password is hashed on the host. Its hash stays as it is as long as the password matches it.
   - C(passwd) can be read by the users C(dovecot) and C(opensmtpd), where the host has them, and by nobody else.
 author: ["selfhosted.mail developers (@selfhosted-mail)"]
@@ -173,8 +173,9 @@ def password_hash(account: Mapping[str, Any], known: Mapping[str, str], crypt: C
 
 
 def passwd_entries(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> dict[str, str]:
-    """Dovecot's passwd-file, which OpenSMTPD's table-passwd reads too: login to hash, five empty fields and, for Dovecot
-    alone, extra ones.
+    """Dovecot's passwd-file, which OpenSMTPD's table-passwd reads too.
+
+    Login to hash, five empty fields and, for Dovecot alone, extra ones.
 
     Who may only send cannot log in at IMAP and has no mailbox: ``nologin`` closes every protocol of Dovecot's, and
     OpenSMTPD does not look at it.

@@ -52,7 +52,9 @@ def test_wrong_arguments(take_mail: ModuleType, arguments: list[str]) -> None:
     assert refused.value.args[0] == take_mail.EX_USAGE
 
 
-def checked(take_mail: ModuleType, who: str, sender: str | None, author: str = "", body: str = "x\n") -> tuple[str, bytes]:
+def checked(
+    take_mail: ModuleType, who: str, sender: str | None, author: str = "", body: str = "x\n"
+) -> tuple[str, bytes]:
     writer = take_mail.Writer(who, HOST, system=who == "www-data", trusted=who == "vmail")
     head = f"From: {author}\n" if author else ""
     found: tuple[str, bytes] = take_mail.checked(

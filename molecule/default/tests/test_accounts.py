@@ -148,9 +148,9 @@ def test_send_as(server: Server, local: str) -> None:
 @both
 def test_send_as_somebody_else_is_refused(server: Server, local: str) -> None:
     for domain in (server.domain, server.additional_domain):
-        with pytest.raises((smtplib.SMTPSenderRefused, smtplib.SMTPRecipientsRefused, smtplib.SMTPDataError)) as refused:
+        with pytest.raises(smtplib.SMTPSenderRefused) as refused:
             server.submit(login=login(server, "bob"), sender=f"{local}@{domain}")
-        assert "5" in str(refused.value)
+        assert 500 <= refused.value.smtp_code < 600
 
 
 @both
@@ -249,7 +249,8 @@ def test_opensmtpds_own_socket_is_closed(server: Server, shelly: None) -> None:
     marker = f"offline {uuid.uuid4()}"
     words = ["exec", "--interactive", "--user", "shelly", server.container, "bash", "-c"]
     script = 'exec -a sendmail /usr/sbin/smtpctl -f "$0" -t; true'
-    docker(*words, script, f"root@{server.hostname}", data=f"To: bob@{server.domain}\nSubject: {marker}\n\nx\n".encode())
+    text = f"To: bob@{server.domain}\nSubject: {marker}\n\nx\n"
+    docker(*words, script, f"root@{server.hostname}", data=text.encode())
     server.run("systemctl", "restart", "opensmtpd")
     server.run("sleep", "5")
     server.settle()

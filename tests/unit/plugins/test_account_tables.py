@@ -77,7 +77,8 @@ def test_files(tables: Tables, directory: Path) -> None:
         "root@mail.example.org alice@example.org",
     } < set(virtuals)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
-    assert modes == {"passwd": 0o440, "senders": 0o644, "virtuals": 0o644, "recipients": 0o644, "closed": 0o644, "domains": 0o644}
+    public = dict.fromkeys(("senders", "virtuals", "recipients", "closed", "domains"), 0o644)
+    assert modes == {"passwd": 0o440, **public}
     assert stat.S_IMODE(directory.stat().st_mode) == 0o755
 
 

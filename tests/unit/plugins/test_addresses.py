@@ -34,8 +34,13 @@ def test_the_hosts_own_name_is_accepted_once() -> None:
     assert addresses.accepted_domains(DOMAINS, "example.org") == DOMAINS
 
 
-def book(accounts: list[dict[str, Any]], aliases: dict[str, list[str]] | None = None, **more: Any) -> addresses.Directory:
-    return addresses.Directory(accounts, aliases or {}, DOMAINS, HOST, more.pop("admin", "alice@example.org"), **more)
+def book(
+    accounts: list[dict[str, Any]],
+    aliases: dict[str, list[str]] | None = None,
+    admin: str = "alice@example.org",
+    **more: Any,
+) -> addresses.Directory:
+    return addresses.Directory(accounts, aliases or {}, DOMAINS, HOST, admin, **more)
 
 
 def test_virtual_table() -> None:
@@ -97,7 +102,8 @@ def test_who_only_sends_takes_no_mail_and_who_is_not_enabled_does_nothing() -> N
 
 
 def test_mail_to_an_account_that_only_sends_may_lead_to_somebody() -> None:
-    found = book([ALICE, {"address": "shop@example.org", "send_only": True}], {"shop@example.org": ["alice@example.org"]})
+    shop = {"address": "shop@example.org", "send_only": True}
+    found = book([ALICE, shop], {"shop@example.org": ["alice@example.org"]})
     assert found.virtuals["shop@example.org"] == ["alice@example.org"]
     assert found.closed == set()
 
@@ -105,7 +111,8 @@ def test_mail_to_an_account_that_only_sends_may_lead_to_somebody() -> None:
 def test_every_address_of_a_domain_is_in_its_alias_domain_too() -> None:
     accounts = [ALICE, {**BOB, "aliases": ["taken@example.org"]}, {"address": "taken@example.net"}]
     gone = {"address": "gone@example.org", "enabled": False}
-    found = book([*accounts, gone], {"@example.org": ["bob@example.org"]}, domain_aliases={"Example.net": "example.ORG"})
+    catch_all = {"@example.org": ["bob@example.org"]}
+    found = book([*accounts, gone], catch_all, domain_aliases={"Example.net": "example.ORG"})
     assert found.virtuals["alice@example.net"] == ["alice@example.org"]
     assert found.virtuals["info@example.net"] == ["info@example.org"]
     assert found.virtuals["@example.net"] == ["bob@example.org"]
