@@ -7,7 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.selfhosted.mail.plugins.module_utils import addresses, problems, zone
+from ansible_collections.selfhosted.mail.plugins.module_utils import addresses, problems, signer_file, upstream, zone
+
+
+def with_options(keys: list[dict[str, str]], options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Items of M(selfhosted.mail.daemon_config)'s ``made_once`` that make these keys."""
+    return [{"path": key["path"], **options} for key in keys]
 
 
 class FilterModule:
@@ -17,8 +22,13 @@ class FilterModule:
         return {
             "domain_names": addresses.domain_names,
             "first_address": addresses.first_address,
+            "further_keys": addresses.further_keys,
             "problems": problems.problems,
             "public_addresses": zone.public_addresses,
+            "sender_map": upstream.sender_map,
+            "signer_file_problems": signer_file.problems,
             "signing_keys": addresses.signing_keys,
+            "upstream_problems": upstream.upstream_problems,
+            "with_options": with_options,
             "zones": zone.zones,
         }

@@ -18,6 +18,7 @@ from ansible_collections.selfhosted.mail.plugins.module_utils import names
 
 SYSTEM_NAMES = ("abuse", "mailer-daemon", "postmaster", "root")  # RFC 2142 §3, §5 and what a Unix host writes to
 MAILBOX_USER = "vmail"
+SECOND_KEY = "-ed25519"  # behind the selector of a second key
 
 Account = Mapping[str, Any]
 Aliases = Mapping[str, Sequence[str]]
@@ -77,14 +78,41 @@ def system_aliases(domains: Sequence[str], hostname: str, admin: str, taken: Ite
 def signing_keys(primary: str, selector: str, additional: Iterable[str | Mapping[str, str]], hostname: str,
                  directory: str = "/etc/dkimproxy/keys") -> list[dict[str, str]]:
     """Domain, selector and path of the key, for each mail domain and for a host name outside of them all."""
-    selectors = {primary.lower(): selector}
+    selectors = _selectors(primary, selector, additional, hostname)
+    return [_key(domain, own, directory) for domain, (own, _) in selectors.items()]
+
+
+def further_keys(primary: str, selector: str, additional: Iterable[str | Mapping[str, Any]], hostname: str,
+                 published: Sequence[str] = (), ed25519: bool = False,
+                 directory: str = "/etc/dkimproxy/keys") -> dict[str, list[dict[str, str]]]:
+    """Keys that are made beside the signing ones, as from :func:`signing_keys`, by algorithm ``rsa`` and ``ed25519``.
+
+    These are keys of the selectors that are only ``published`` and, with ``ed25519``, a second key for each selector.
+    """
+    found: dict[str, list[dict[str, str]]] = {"rsa": [], "ed25519": []}
+    for domain, (own, others) in _selectors(primary, selector, additional, hostname, published).items():
+        only_published = [other for other in dict.fromkeys(map(str.lower, others)) if other != own.lower()]
+        found["rsa"] += [_key(domain, other, directory) for other in only_published]
+        if ed25519:
+            found["ed25519"] += [_key(domain, f"{name}{SECOND_KEY}", directory) for name in (own, *only_published)]
+    return found
+
+
+def _key(domain: str, selector: str, directory: str) -> dict[str, str]:
+    return {"domain": domain, "selector": selector.lower(), "path": f"{directory}/{domain}.{selector.lower()}.pem"}
+
+
+def _selectors(primary: str, selector: str, additional: Iterable[str | Mapping[str, Any]], hostname: str,
+               published: Sequence[str] = ()) -> dict[str, tuple[str, Sequence[str]]]:
+    """Each domain that can stand in From, its signing selector and those that are only published."""
+    selectors = {primary.lower(): (selector, published)}
     for item in additional:
-        name, own = (item, selector) if isinstance(item, str) else (item["name"], item.get("dkim_selector", selector))
-        selectors[name.lower()] = own
+        own = {"name": item} if isinstance(item, str) else item
+        others = own.get("dkim_published_selectors", published)
+        selectors[own["name"].lower()] = (own.get("dkim_selector", selector), others)
     if not any(names.is_under(hostname, domain) for domain in selectors):
-        selectors[hostname.lower()] = selector
-    return [{"domain": domain, "selector": own.lower(), "path": f"{directory}/{domain}.{own.lower()}.pem"}
-            for domain, own in selectors.items()]
+        selectors[hostname.lower()] = (selector, published)
+    return selectors
 
 
 @dataclass

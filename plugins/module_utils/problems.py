@@ -33,7 +33,7 @@ _QUOTA = re.compile(r"[1-9][0-9]*[KMGT]?\Z", re.IGNORECASE)
 def problems(values: Mapping[str, Any], prefix: str = "mail_") -> list[str]:
     """All that is wrong, one sentence each, none twice; empty when nothing is."""
     found = release_problems(values["release"]) if "release" in values else []
-    for check in (_names, _relay, _directory, _forwarding, _tls, _dns):
+    for check in (_names, _signer, _relay, _directory, _forwarding, _tls, _dns):
         found += [f"{prefix}{sentence}" for sentence in check(_Given(values))]
     return list(dict.fromkeys(found))
 
@@ -77,6 +77,8 @@ def _names(given: _Given) -> Iterator[str]:
     if "dkim_selector" in given and not names.is_selector(given["dkim_selector"]):
         yield (f"dkim_selector: {given['dkim_selector']!r} cannot be a DNS label; use letters, digits and hyphens, "
                "63 characters at most")
+    if "dkim_published_selectors" in given:
+        yield from (f"dkim_published_selectors: {what}" for what in _no_selectors(given["dkim_published_selectors"]))
     if "additional_domains" in given:
         yield from _additional(given)
 
@@ -96,10 +98,54 @@ def _additional(given: _Given) -> Iterator[str]:
             yield f"additional_domains: {name} is there twice"
         seen.add(name.lower())
         if isinstance(item, Mapping):
-            for key in sorted(set(item) - {"name", "dkim_selector"}):
-                yield f"additional_domains: {name} has an unknown key {key!r}; known are name and dkim_selector"
+            for key in sorted(set(item) - {"name", "dkim_selector", "dkim_published_selectors"}):
+                yield (f"additional_domains: {name} has an unknown key {key!r}; known are name, dkim_selector and "
+                       "dkim_published_selectors")
             if "dkim_selector" in item and not names.is_selector(item["dkim_selector"]):
                 yield f"additional_domains: dkim_selector {item['dkim_selector']!r} of {name} cannot be a DNS label"
+            for what in _no_selectors(item.get("dkim_published_selectors")):
+                yield f"additional_domains: dkim_published_selectors of {name}: {what}"
+
+
+def _no_selectors(value: Any) -> Iterator[str]:
+    if value and not isinstance(value, list | tuple):
+        yield "is no list; write [s2026]"
+    yield from (f"{item!r} cannot be a DNS label; use letters, digits and hyphens"
+                for item in _list(value) if not names.is_selector(item))
+
+
+def _signer(given: _Given) -> Iterator[str]:
+    """What the role dkimproxy alone knows."""
+    lifetime = given["signature_lifetime"]
+    if "signature_lifetime" in given and not re.fullmatch(r"[0-9]{1,9}", str(lifetime)):
+        yield f"signature_lifetime: {lifetime!r} is no number of seconds; 0 means that signatures do not end"
+    path = given["senders_file"]
+    if "senders_file" in given and not re.fullmatch(r"/[^\s\"'\\$%#]+", str(path)):
+        yield f"senders_file: {path!r} is no absolute path without spaces, quotes, backslashes and the characters $ % #"
+    if str(given["ed25519"]).lower() in ("true", "yes", "on", "1"):
+        for variable, selector in _selectors(given):
+            label = str(selector).rpartition(".")[2].lower()
+            if label.endswith(addresses.SECOND_KEY):
+                yield f"{variable}: {selector} ends in {addresses.SECOND_KEY}, as the selectors of the second keys do"
+            elif len(label + addresses.SECOND_KEY) > 63:
+                yield f"{variable}: {selector} is too long to have {addresses.SECOND_KEY} behind it in a DNS label"
+    if given["config_file"]:
+        if str(given["ed25519"]).lower() in ("true", "yes", "on", "1"):
+            yield "ed25519: with config_file, write the second signature into that file"
+        if str(lifetime) not in ("", "0"):
+            yield "signature_lifetime: with config_file, write x= into the signatures of that file"
+    elif given["legacy"] == "ignore":
+        yield "legacy: without config_file there is nothing old to ignore"
+
+
+def _selectors(given: _Given) -> Iterator[tuple[str, Any]]:
+    """Every selector and the variable that it stands in."""
+    yield "dkim_selector", given["dkim_selector"]
+    yield from (("dkim_published_selectors", item) for item in _list(given["dkim_published_selectors"]))
+    for domain in _list(given["additional_domains"]):
+        if isinstance(domain, Mapping):
+            yield "additional_domains", domain.get("dkim_selector") or ""
+            yield from (("additional_domains", item) for item in _list(domain.get("dkim_published_selectors")))
 
 
 def _port(value: Any) -> int | None:
@@ -117,6 +163,9 @@ def _relay(given: _Given) -> Iterator[str]:
         yield f"relay_port: {given['relay_port']!r} is no port; it is 1 to 65535, mostly 587 or 465"
     if "relay_tls" in given and given["relay_tls"] not in _RELAY_TLS:
         yield f"relay_tls: {given['relay_tls']!r} is none of {', '.join(_RELAY_TLS)}"
+    most = str(given["relay_max_connections"])
+    if "relay_max_connections" in given and not (most.isascii() and most.isdigit() and 1 <= int(most) <= 100):
+        yield f"relay_max_connections: {given['relay_max_connections']!r} is no number from 1 to 100"
     for key in ("relay_username", "relay_password"):
         text = given[key]
         if not isinstance(text, str):

@@ -89,7 +89,6 @@ from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import (  
 )
 from ansible_collections.selfhosted.mail.plugins.module_utils.unit import Unit  # noqa: E402
 
-
 LISTEN = "0A"  # a socket's state in /proc/net/tcp, as the kernel's tcp_states.h numbers them
 
 

@@ -23,6 +23,16 @@ options:
       domain: {description: Signing domain., type: str, required: true}
       selector: {description: Its selector., type: str, required: true}
       path: {description: PEM file of the private key., type: path, required: true}
+  directory:
+    description:
+      - Where further keys of the same domains lie as C(<domain>.<selector>.pem), such as those that signed before. They
+        are published until their files are deleted.
+    type: path
+  command:
+    description: A command that prints further keys, each a line of domain, selector and path.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
@@ -50,8 +60,10 @@ records:
 import base64  # noqa: E402
 import os  # noqa: E402
 import subprocess  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible_collections.selfhosted.mail.plugins.module_utils import names  # noqa: E402
 
 # SubjectPublicKeyInfo of an Ed25519 key is this and 32 bytes (RFC 8410 §4); the record has the 32 bytes alone.
 ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
@@ -66,6 +78,25 @@ def record(path: str) -> str:
     return f"v=DKIM1; k=rsa; p={base64.b64encode(public).decode()}"
 
 
+def found(directory: str, keys: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The keys in the directory that belong to the domains of ``keys`` and are none of them."""
+    known = {key["path"] for key in keys}
+    domains = sorted({key["domain"] for key in keys}, key=len, reverse=True)
+    others = []
+    for path in sorted(Path(directory).glob("*.pem")):
+        domain = next((name for name in domains if path.name.startswith(f"{name}.")), None)
+        selector = path.name[len(domain) + 1:-len(".pem")] if domain else ""
+        if domain and names.is_selector(selector) and str(path) not in known and path.is_file():
+            others.append({"domain": domain, "selector": selector, "path": str(path)})
+    return others
+
+
+def printed(command: list[str]) -> list[dict[str, str]]:
+    """:raises subprocess.CalledProcessError: when the command fails."""
+    lines = subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()
+    return [dict(zip(("domain", "selector", "path"), line.split(" ", 2), strict=True)) for line in lines]
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -74,17 +105,30 @@ def main() -> None:
                 "selector": {"type": "str", "required": True},
                 "path": {"type": "path", "required": True},
             }},
+            "directory": {"type": "path"},
+            "command": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     records: dict[str, dict[str, str]] = {}
-    for key in module.params["keys"]:
+    keys = module.params["keys"]
+    others = found(module.params["directory"], keys) if module.params["directory"] else []
+    if module.params["command"]:
+        try:
+            keys = keys + printed(module.params["command"])
+        except (OSError, subprocess.CalledProcessError) as error:
+            # In check mode what the command reads is not in place.
+            if not module.check_mode:
+                module.fail_json(msg=f"{' '.join(module.params['command'])}: {error}")
+    for key in [*others, *keys]:
         if not os.path.exists(key["path"]):
             continue
         try:
             records.setdefault(key["domain"], {})[key["selector"]] = record(key["path"])
         except (OSError, subprocess.CalledProcessError) as error:
-            module.fail_json(msg=f"openssl cannot read the key {key['path']}: {error}")
+            if key not in others:
+                module.fail_json(msg=f"openssl cannot read the key {key['path']}: {error}")
+            module.warn(f"{key['path']} is no key that openssl can read, and is not published")
     module.exit_json(changed=False, records=records)
 
 

@@ -56,7 +56,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "dovecot_junk_header": "X-Junk",
         "dovecot_imap_sessions": 40,
         "dovecot_imap_sessions_per_user": 4,
+        "mail_dkim_published_selectors": ["s2"],
         "dkimproxy_from_policy": "domain",
+        "dkimproxy_ed25519": True,
+        "dkimproxy_signature_lifetime": 864000,
+        "dkimproxy_foreign_from": "rewrite",
         "rspamd_reject_score": 12.5,
         "rspamd_add_header_score": 5,
         "rspamd_greylist_score": 3.5,
@@ -73,6 +77,7 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
     "direct delivery": [
         ("cat /etc/smtpd.conf", 'action "SEND" relay helo "mail.example.org"'),
         ("cat /etc/smtpd.conf", "filter-rspamd"),
+        ("cat /etc/smtpd.conf", f'smtp max-message-size "{50 * 2**20 + 65536}"'),
         ("doveconf -n", "/etc/selfhosted-mail/tls/mail.example.org.pem"),
         ("rspamadm configdump actions", "reject = 15"),
     ],
@@ -92,6 +97,8 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
         ("cat /etc/opensmtpd/relay.conf", "smtps://relay@smtp.provider.example:465"),
         ("doveconf -n", "/srv/mail"),
         ("rspamadm configdump actions", "reject = 12.5"),
+        ("ls /etc/dkimproxy/keys", "example.org.s1-ed25519.pem\nexample.org.s1.pem\nexample.org.s2-ed25519.pem\n"),
+        ("grep foreign /etc/dkimproxy/dkimproxy_out.conf", "rewrite"),
         ("cat /etc/selfhosted-mail/virtuals", "postmaster@example.org admin@far.example"),
     ],
 }

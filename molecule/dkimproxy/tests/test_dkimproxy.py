@@ -66,9 +66,10 @@ def verified(name: str, message: bytes) -> tuple[str, str]:
     signatures = re.findall(rb"(?ms)^DKIM-Signature:.*?(?=^\S)", message)
     assert len(signatures) == 1
     tags = dict(part.strip().split(b"=", 1) for part in signatures[0].split(b":", 1)[1].split(b";") if b"=" in part)
-    domain, selector = tags[b"d"].decode(), tags[b"s"].decode()
-    assert tags[b"a"] == b"rsa-sha256"
-    assert tags[b"c"] == b"relaxed/relaxed"
+    # Folding white space may stand on either side of a value (RFC 6376 section 3.2).
+    domain, selector = tags[b"d"].strip().decode(), tags[b"s"].strip().decode()
+    assert tags[b"a"].strip() == b"rsa-sha256"
+    assert tags[b"c"].strip() == b"relaxed/relaxed"
     assert b"l" not in tags
     public = containers.docker("exec", name, "openssl", "pkey", "-in", f"/etc/dkimproxy/keys/{domain}.{selector}.pem",
                                "-pubout", "-outform", "DER")

@@ -97,7 +97,7 @@ def test_nobody_can_take_it_away(host, users):
     host.run("command -v nft || apt-get -qq -y --no-install-recommends install nftables")
     assert host.run("nft delete table inet selfhosted_mail").rc != 0
     host.run_test(f"systemctl kill --signal=KILL {GUARD}")
-    containers.wait_for(lambda: connects(host, "mallory", 10028) == "ConnectionRefusedError", 10, "the guard after a kill")
+    containers.wait_for(lambda: connects(host, "mallory", 10028) == "ConnectionRefusedError", 10, "the guard is back")
     check_closed(host)
 
 

@@ -42,7 +42,8 @@ def test_signed_mail_is_taken_back_on_loopback_alone(host):
 
 @pytest.mark.parametrize("user", ["nobody", "root", "opensmtpd"])
 def test_nobody_but_the_signing_proxy_says_that_mail_is_signed(name, user):
-    program = "import socket\ntry: socket.create_connection(('127.0.0.1', 10028), 5)\nexcept OSError as e: print(type(e))"
+    connect = "socket.create_connection(('127.0.0.1', 10028), 5)"
+    program = f"import socket\ntry: {connect}\nexcept OSError as e: print(type(e))"
     assert "ConnectionRefusedError" in containers.run(name, "python3", "-c", program, user=user)
 
 

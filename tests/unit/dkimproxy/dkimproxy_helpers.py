@@ -5,6 +5,7 @@ import asyncio
 import base64
 import contextlib
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -69,7 +70,8 @@ class NextHop:
     """An SMTP server that does as `script` says: verb (or `.`, `greeting`, `chunk`) -> reply, or what to do.
 
     Values: bytes are sent as they are, `close` closes, `hang` says nothing more. `sessions` holds the command
-    lines of each connection, `messages` the taken messages without dot-stuffing.
+    lines of each connection, `messages` the taken messages without dot-stuffing, `wires` all that came between 354
+    and the end of data, taken or not. With `drip` replies come a byte at a time.
     """
 
     EHLO = (
@@ -82,6 +84,9 @@ class NextHop:
         self.script: dict[str, bytes | str] = {}
         self.sessions: list[list[bytes]] = []
         self.messages: list[bytes] = []
+        self.wires: list[bytes] = []
+        self.drip = False
+        self.lines: type[list[bytes]] = list
         self.envelopes: list[tuple[bytes, list[bytes]]] = []
         self.delay = 0.0
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=200)
@@ -129,7 +134,8 @@ class NextHop:
         if what == "hang":
             time.sleep(8)
             return False
-        connection.sendall(what)
+        for piece in (what[at : at + 1] for at in range(len(what))) if self.drip else (what,):
+            connection.sendall(piece)
         return not what.startswith(b"421")
 
     def _talk(self, connection: socket.socket, commands: list[bytes]) -> None:
@@ -152,14 +158,15 @@ class NextHop:
                     file.read(10)
                     self._act(connection, "chunk", b"")
                     return
-                lines = []
+                lines: list[bytes] = self.lines()
                 while (line := file.readline()) != b".\r\n":
                     if not line:
                         return
-                    lines.append(line[1:] if line.startswith(b".") else line)
+                    lines.append(line)
                 time.sleep(self.delay)
+                self.wires.append(b"".join(lines))
                 if self.script.get(".", b"250 ")[:4] == b"250 ":
-                    self.messages.append(b"".join(lines))
+                    self.messages.append(b"".join(line.removeprefix(b".") for line in lines))
                     self.envelopes.append((sender, recipients))
                 if not self._act(connection, ".", b"250 2.0.0 1a2b3c4d Message accepted for delivery\r\n"):
                     return
@@ -282,7 +289,9 @@ class Daemon:
         self.file.write_text(self.base + (text or "selector rsa\n"))
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(directory / "notify"))
-        self._notify.settimeout(15)
+        # Read at once like systemd does it: a full queue would hold up who writes.
+        self._states: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
         self.log = directory / "log"
         self._environment = os.environ | {"NOTIFY_SOCKET": str(directory / "notify"), "WATCHDOG_USEC": "3000000"}
 
@@ -298,12 +307,17 @@ class Daemon:
             self.process.wait(25)
         finally:
             self.process.kill()
-            self._notify.close()
+            self._notify.shutdown(socket.SHUT_RDWR)
+
+    def _listen(self) -> None:
+        with self._notify:
+            while states := self._notify.recv(1024):
+                self._states.put(states.decode())
 
     def wait_for(self, state: str) -> None:
         """Wait for a message to systemd; those before it are dropped."""
         until = time.monotonic() + 15
-        while state not in self._notify.recv(1024).decode().split("\n"):
+        while state not in self._states.get(timeout=15).split("\n"):
             assert time.monotonic() < until, f"no {state}"
 
     def reload(self) -> None:
@@ -323,9 +337,9 @@ def launch(*arguments: str) -> list[str]:
     return [sys.executable, "-B", "-c", code, *arguments]
 
 
-def wait_until(condition, seconds: float = 5) -> None:
-    """Return as soon as `condition()` is true; fail after so many seconds."""
+def wait_until(condition, seconds: float = 5, state=lambda: "") -> None:
+    """Return as soon as `condition()` is true; fail after so many seconds, with `state()`."""
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it did not come about"
+        assert time.monotonic() < until, f"it did not come about: {state()}"
         time.sleep(0.01)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """DKIMproxy's language: what is read, what is an error and where, which signature a message gets."""
 
+import pwd
 import shutil
 import subprocess
 
@@ -9,6 +10,7 @@ from dkimproxy import config
 from dkimproxy.address import Address, parse_address
 from dkimproxy.errors import ConfigError, Refused
 from dkimproxy.keys import _parse
+from dkimproxy.server import find_user
 from dkimproxy.signers import Signers
 from dkimproxy_helpers import launch
 
@@ -92,14 +94,20 @@ def test_a_file_of_dkimproxy_is_taken_over(load):
         ("signature dkim(h=received)", "conf:5: signature: h=: 'received'"),
         ("signature dkim(x=soon)", "conf:5: signature: must be a whole number"),
         ("from_policy any", "conf:5: from_policy 'any': must be account or domain"),
-        ("from_policy account", "needs 'senders'"),
+        ("from_policy account", "conf:5: from_policy account needs 'senders'"),
+        ("foreign_from sign", "conf:5: foreign_from 'sign': must be refuse or rewrite"),
+        ("host 127.0.0.1", "conf:5: 'host' is no option of this signer: write listen"),
+        ("relay_port 25", "conf:5: 'relay_port' is no option of this signer: write relay"),
+        ("cidr_allow 192.0.2.0/24", "conf:5: 'cidr_allow' .*firewall"),
+        ("chroot /var", "conf:5: 'chroot' is no option of this signer"),
+        ("pid_file /a\npidfile /b", "conf:6: pidfile was given before .*conf:5"),
         ("min_servers many", "conf:5: min_servers 'many'"),
         ("daemonize perhaps", "conf:5: daemonize"),
         ("keyfile", "conf:5: keyfile has no value"),
         ("listen 127.0.0.1:1", "conf:5: listen was given before"),
         ("domain example..com", "conf:5: domain .*no domain name"),
-        ("spool_dir /nonexistent", "spool_dir /nonexistent"),
-        ("sender_map /nonexistent", "/nonexistent: No such file"),
+        ("spool_dir /nonexistent", "conf:5: spool_dir /nonexistent"),
+        ("sender_map /nonexistent", "conf:5: sender_map /nonexistent: No such file"),
         ("?", "conf:5: not a `key value` line"),
     ],
 )
@@ -118,11 +126,15 @@ def test_all_mistakes_are_named_at_once(load):
     ("text", "words"),
     [
         ("", "no key file"),
-        ("keyfile KEYS/none.pem", "none.pem: No such file"),
+        ("keyfile KEYS/none.pem", "conf:5: key file .*none.pem: No such file"),
         ("keyfile TMP/dkimproxy_out.conf", "dkimproxy_out.conf: no private key in PEM"),
         ("keyfile TMP/open.pem", "open.pem is open to every user"),
+        ("keyfile TMP/group.pem", "group.pem is open to changes by its group; its mode must be 0640"),
         ("keyfile KEYS/ed.pem\nsignature dkim(a=rsa-sha256)", "is for ed25519-sha256"),
-        ("keyfile KEYS/rsa.pem\nsignature dkim(d=example.net)\ndomain example.com", "domain example.org: no signature"),
+        (
+            "keyfile KEYS/rsa.pem\nsignature dkim(d=example.net)\ndomain example.com",
+            "conf:7: domain example.org: no signature",
+        ),
         ("keyfile KEYS/rsa.pem\nsignature dkim(i=a@example.net)", "i=a@example.net lies outside"),
         ("keyfile KEYS/rsa.pem\nsignature dkim(i=$nothing)", r"unknown macro \$nothing"),
     ],
@@ -130,6 +142,8 @@ def test_all_mistakes_are_named_at_once(load):
 def test_keys_are_checked(load, keys, tmp_path, text, words):
     (tmp_path / "open.pem").write_bytes(keys.path("rsa").read_bytes())
     (tmp_path / "open.pem").chmod(0o644)
+    (tmp_path / "group.pem").write_bytes(keys.path("rsa").read_bytes())
+    (tmp_path / "group.pem").chmod(0o660)
     with pytest.raises(ConfigError, match=words):
         Signers(load(BASE + text + "\n"))
 
@@ -206,6 +220,105 @@ def test_maps(load, write):
         signatures(loaded, "a@example.net")
 
 
+def test_lines_as_the_library_of_dkimproxy_reads_them(load, tmp_path):
+    """Net::Server: comments behind values, an escaped `#`, three separators, names of its own; and old encodings."""
+    loaded = load(
+        "listen = *:10027   # everywhere\nrelay: 127.0.0.1:10028# next\ndomain example.org , example.net,\n"
+        "keyfile KEYS/rsa.pem\nselector rsa\npid_file TMP/with\\#sign\nsetsid 1\nuser 0\ngroup 0\n"
+        "log_level 3\nsyslog_facility mail\ndebugtrace 1\nmax_dequeue 5\n  --min_servers 3\r\n\n"
+        "signature dkim( a = rsa-sha256 , c=relaxed )\n"
+    )
+    assert (loaded.listen, loaded.relay) == (("0.0.0.0", 10027), ("127.0.0.1", 10028))
+    assert loaded.domains == ("example.org", "example.net")
+    assert loaded.pidfile == f"{tmp_path}/with#sign" and loaded.daemonize
+    assert find_user(loaded) == (pwd.getpwuid(0), 0)
+    assert loaded.signatures[0].relaxed == (True, False)
+    path = tmp_path / "latin1.conf"
+    path.write_bytes(b"\xef\xbb\xbf# Schl\xfcssel\nlisten 127.0.0.1:1\nrelay 127.0.0.1\ndomain example.org\n")
+    assert config.load({"conf_file": [str(path)]}, []).domains == ("example.org",)
+
+
+def test_long_names_in_a_signature(load):
+    names = "keyfile=KEYS/rsa.pem,selector=rsa,domain=example.org,method=simple,algorithm=rsa-sha256"
+    loaded = load(BASE + f"signature dkim({names},identity=@example.org,headers=x-a:x-b)\n")
+    [template] = loaded.signatures
+    assert (template.selector, template.relaxed, template.headers) == ("rsa", (False, False), ("x-a", "x-b"))
+
+
+def test_an_empty_value_on_the_command_line_takes_the_files_away(load):
+    words = ["--user=", "--group=", "--pidfile=", "--daemonize=0", "--listen=127.0.0.1:7", "--foreign_from=rewrite"]
+    loaded = load(BASE + "user nobody\ngroup nogroup\npidfile /run/p\ndaemonize 1\nforeign_from refuse\n", words)
+    assert not loaded.user and not loaded.group and not loaded.pidfile and not loaded.daemonize
+    assert loaded.listen == ("127.0.0.1", 7) and loaded.foreign_from == "rewrite"
+
+
+@pytest.mark.parametrize("line", ["user nobody-of-that-name", "group nobody-of-that-name", "user 99999999999999999999"])
+def test_unknown_users_are_named_with_their_line(load, line):
+    with pytest.raises(ConfigError, match=f"conf:5: {line}: no such"):
+        find_user(load(BASE + line + "\n"))
+
+
+@pytest.mark.parametrize("listed", ["rsa-list.example.org", "RSA-List.example.org"])
+def test_a_list_that_is_a_whole_key_signs_with_what_follows_its_label(load, write, listed):
+    write("lists.map", f"{listed} dkim(s=list)\nexample.net dkim(s=net)\n")
+    loaded = load(BASE + "domain example.net\nsignature dkim\nkeyfile KEYS/rsa.pem\nlistid_map TMP/lists.map\n")
+    assert signatures(loaded, "a@example.org", "rsa-list.example.org") == [("example.org", "list", "rsa-sha256")]
+    assert signatures(loaded, "a@example.net", "any.example.net") == [("example.net", "net", "rsa-sha256")]
+
+
+def test_the_key_macro_is_the_domain_of_an_address_too(load, write):
+    write("senders.map", "vip@example.org dkim(i=ceo@$key)\n. dkim(d=$senderdomain)\n")
+    loaded = load(BASE + "keyfile KEYS/rsa.pem\nsender_map TMP/senders.map\n")
+    [signer] = Signers(loaded).choose(parse_address("vip@example.org"))
+    assert (signer.domain, signer.identity) == ("example.org", "ceo@example.org")
+    assert signatures(loaded, "a@elsewhere.example") == [("elsewhere.example", "rsa", "rsa-sha256")]
+
+
+@pytest.mark.parametrize("line", ["vip@example.org dkim(d=example.com)", "vip@example.org dkim(d=sub.example.org)"])
+def test_a_map_that_could_never_align_is_an_error(load, write, line):
+    write("senders.map", f"# head\n{line}\n")
+    with pytest.raises(ConfigError, match=r"senders.map:2: d=.* does not align with a From of vip@example.org"):
+        load(BASE + "keyfile KEYS/rsa.pem\nsender_map TMP/senders.map\n")
+
+
+def test_a_repeated_map_key_counts_last_and_is_told(load, write):
+    write("senders.map", "example.org dkim(s=one)\nExample.org dkim(s=two)\n")
+    loaded = load(BASE + "keyfile KEYS/rsa.pem\nsender_map TMP/senders.map\n")
+    assert signatures(loaded, "a@example.org") == [("example.org", "two", "rsa-sha256")]
+    assert "senders.map:2: 'example.org' was there before" in loaded.warnings[0]
+
+
+def test_what_is_logged_about_keys_holds_no_address(load, write, keys, tmp_path):
+    shutil.copy(keys.path("rsa"), tmp_path / "postmaster@example.org.pem")
+    signers = Signers(load(BASE + "signature dkim(key=TMP/$sender.pem)\n"))
+    with pytest.raises(ValueError, match=r"conf:5: key file .*/\$sender\.pem: No such file") as error:
+        signers.choose(Address("alice", "example.org"))
+    assert "alice" not in str(error.value)
+
+
+def test_syntax_alone(write):
+    path = write("own.conf", BASE + "keyfile /not/here.pem\nsender_map /not/here\nsignature domainkeys\nnonsense 1\n")
+    domainkeys, nonsense = config.syntax_mistakes(str(path))[::-1]
+    assert nonsense == f"{path}:8: unknown key 'nonsense'" and f"{path}:7: DomainKeys" in domainkeys
+    assert config.syntax_mistakes(str(path), "ignore") == [nonsense]
+
+
+def test_keys_are_listed(tmp_path, keys):
+    path = tmp_path / "own.conf"
+    lines = [f"signature dkim(key={keys.path('rsa')})", f"signature dkim(s=ed,key={keys.path('ed')})"]
+    path.write_text(BASE + "domain example.net\n" + "\n".join(lines))
+    done = subprocess.run(launch("--keys", f"--conf_file={path}"), capture_output=True, text=True, check=False)
+    wanted = [f"{d} {s} {keys.path(s)}" for d in ("example.net", "example.org") for s in ("ed", "rsa")]
+    assert (done.stdout.splitlines(), done.stderr) == (wanted, "")
+
+
+def test_a_host_that_could_not_send_its_own_bounces_is_told(tmp_path, keys):
+    path = tmp_path / "dkimproxy_out.conf"
+    path.write_text(BASE + f"keyfile {keys.path('rsa')}\nhostname mail.example.net\n")
+    done = subprocess.run(launch("--check", f"--conf_file={path}"), capture_output=True, text=True, check=True)
+    assert "warning: no signature is for mail.example.net" in done.stderr
+
+
 def test_check(tmp_path, keys):
     path = tmp_path / "dkimproxy_out.conf"
     path.write_text(BASE + f"keyfile {keys.path('rsa')}\n")
@@ -216,7 +329,10 @@ def test_check(tmp_path, keys):
     assert bad.returncode == 78 and "/none.pem: No such file" in bad.stderr
     path.write_text(BASE + f"keyfile {keys.path('rsa')}\nsenders {tmp_path}/none\n")
     bad = subprocess.run(launch("--check", f"--conf_file={path}"), capture_output=True, text=True, check=False)
-    assert bad.returncode == 78 and "none: No such file" in bad.stderr
+    assert bad.returncode == 78 and f"{path}:6: senders: {tmp_path}/none: No such file" in bad.stderr
+    path.write_text(BASE + f"keyfile {keys.path('rsa')}\nuser nobody-of-that-name\n")
+    bad = subprocess.run(launch("--check", f"--conf_file={path}"), capture_output=True, text=True, check=False)
+    assert bad.returncode == 78 and f"{path}:6: user nobody-of-that-name: no such user" in bad.stderr
 
 
 def test_help_explains_every_key():

@@ -266,10 +266,16 @@ def test_larger_than_the_next_hop_takes(proxy, next_hop):
         client.reply()
         assert client.send(b"EHLO c\r\n") == b"250-next\r\n250 SIZE 11808\r\n"
         client.transaction()
-        assert client.message(MESSAGE + b"x\r\n" * 5000).startswith(b"552 5.3.4 ")
+        assert client.message(MESSAGE + b"x\r\n" * 11000).startswith(b"552 5.3.4 ")
         client.transaction()
         assert client.message().startswith(b"250")
-    assert len(next_hop.messages) == 1
+        # With one octet for each line's end, as OpenSMTPD counts, this is not too large: the next hop decides.
+        client.transaction()
+        assert client.message(MESSAGE + b"x\r\n" * 9000).startswith(b"250")
+        next_hop.script = {".": b"552 5.3.4 Too large\r\n"}
+        client.transaction()
+        assert client.message(MESSAGE + b"x\r\n" * 9000) == b"552 5.3.4 Too large\r\n"
+    assert len(next_hop.messages) == 2
 
 
 def test_an_exception_is_a_451_and_no_pass(proxy, next_hop, monkeypatch, capfd):
@@ -325,6 +331,115 @@ def test_rights(keys, next_hop, tmp_path):
         bounce = MESSAGE.replace(b"alice@example.org>\r", b"MAILER-DAEMON@mail.example.org>\r")
         assert deliver(proxy.port, bounce, b"").startswith(b"250")
     assert all(map(keys.verifies, next_hop.messages)) and len(next_hop.messages) == 4
+
+
+FOREIGN = MESSAGE.replace(b"Alice <alice@example.org>", b"Shop\r\n <shop@example.com>")
+
+
+def header(message, name):
+    """Values of the fields of that name."""
+    head = message.partition(b"\r\n\r\n")[0].replace(b"\r\n ", b" ")
+    return [line.partition(b": ")[2] for line in head.split(b"\r\n") if line.lower().startswith(name + b":")]
+
+
+@pytest.mark.parametrize("policy", ["account", "domain"])
+def test_a_foreign_from_is_refused_or_becomes_the_envelope_sender(keys, next_hop, tmp_path, policy, capfd):
+    (tmp_path / "senders").write_text("alice alice@example.org\nbob bob@example.org\n")
+    settings = {"senders": str(tmp_path / "senders"), "from_policy": policy}
+    with Proxy(keys, next_hop, tmp_path, settings) as proxy:
+        assert deliver(proxy.port, FOREIGN).startswith(b"550 5.7.1 ")
+    with Proxy(keys, next_hop, tmp_path, settings | {"foreign_from": "rewrite"}) as proxy:
+        assert deliver(proxy.port, FOREIGN).startswith(b"250")
+        assert deliver(proxy.port, FOREIGN, b"root@mail.example.org").startswith(b"250")
+        with_reply_to = b"Reply-To: us@example.net\r\n" + FOREIGN
+        assert deliver(proxy.port, with_reply_to).startswith(b"250")
+        sender_alone = FOREIGN.replace(b"From:", b"Sender:")
+        assert deliver(proxy.port, sender_alone).startswith(b"250")
+        assert deliver(proxy.port).startswith(b"250")
+        # Who may not write under the envelope sender either, whom the host knows, and what nobody could read.
+        for message, sender in (
+            (FOREIGN, b"eve@example.com"),
+            (FOREIGN, b""),
+            (sender_alone, b"eve@example.com"),
+            (MESSAGE.partition(b"\r\n")[2], b"alice@example.org"),
+            (FOREIGN.replace(b"<shop@example.com>", b"<shop@example.com>, <alice@example.org>"), b"alice@example.org"),
+            (b"From: other@example.com\r\n" + FOREIGN, b"alice@example.org"),
+            (FOREIGN.replace(b"<shop@example.com>", b"<shop@example.com"), b"alice@example.org"),
+        ):
+            assert deliver(proxy.port, message, sender).startswith(b"550 5."), (message, sender)
+        if policy == "account":
+            as_bob = MESSAGE.replace(b"Alice <alice@", b"<bob@")
+            assert deliver(proxy.port, as_bob).startswith(b"550 5.7.1 ")
+            answer = deliver(proxy.port, FOREIGN, b"eve@example.org")
+            assert answer.startswith(b"550 5.7.1 eve@example.org may not send mail as shop@example.com. "), answer
+    assert all(map(keys.verifies, next_hop.messages))
+    assert [(header(m, b"from"), header(m, b"reply-to")) for m in next_hop.messages] == [
+        ([b"alice@example.org"], [b"Shop <shop@example.com>"]),
+        ([b"root@mail.example.org"], [b"Shop <shop@example.com>"]),
+        ([b"alice@example.org"], [b"us@example.net"]),
+        ([b"alice@example.org"], []),
+        ([b"Alice <alice@example.org>"], []),
+    ]
+    assert header(next_hop.messages[3], b"sender") == [b"Shop <shop@example.com>"]
+    log = capfd.readouterr().err
+    assert log.count(" from=rewritten") == 4 and "shop" not in log and "alice" not in log
+
+
+def test_a_rewritten_from_is_covered_by_the_signature(keys, next_hop, tmp_path):
+    with Proxy(keys, next_hop, tmp_path, {"foreign_from": "rewrite"}) as proxy:
+        deliver(proxy.port, FOREIGN)
+    [message] = next_hop.messages
+    assert keys.verifies(message)
+    for change in ((b"From: alice@", b"From: mallory@"), (b"Reply-To: Shop", b"Reply-To: Shap")):
+        assert change[0] in message and not keys.verifies(message.replace(*change))
+
+
+def test_two_signatures_the_rsa_one_first(keys, next_hop, tmp_path):
+    both = [f"dkim(s=rsa,x=864000,key={keys.path('rsa')})", f"dkim(s=ed,x=864000,key={keys.path('ed')})"]
+    with Proxy(keys, next_hop, tmp_path, {"signature": both}) as proxy:
+        assert deliver(proxy.port).startswith(b"250")
+    [message] = next_hop.messages
+    algorithms = re.findall(rb"DKIM-Signature: v=1; a=([a-z0-9-]+);", message)
+    assert algorithms == [b"rsa-sha256", b"ed25519-sha256"]
+    assert keys.verifies(message, 0) and keys.verifies(message, 1)
+    times = re.findall(rb"t=(\d+); x=(\d+);", message)
+    assert len(times) == 2 and all(int(end) - int(begin) == 864000 for begin, end in times)
+
+
+@pytest.mark.parametrize(
+    ("reply", "queue_id"),
+    [
+        # OpenSMTPD 7.4 and 7.6 (one format), Postfix, Exim, and what has none.
+        (b"250 2.0.0 5f6a1b2c Message accepted for delivery", "5f6a1b2c"),
+        (b"250 2.0.0 Ok: queued as 4XyZ12abcdz", "4XyZ12abcdz"),
+        (b"250 OK id=1tFxyz-00000000abc-2DEF", "1tFxyz-00000000abc-2DEF"),
+        (b"250 2.0.0 kept", "-"),
+        (b"550 5.7.1 alice@example.org is not welcome here", "-"),
+    ],
+)
+def test_the_next_hops_queue_id_is_logged(proxy, next_hop, capfd, reply, queue_id):
+    next_hop.script = {".": reply + b"\r\n"}
+    deliver(proxy.port)
+    log = capfd.readouterr().err
+    assert f"queue_id={queue_id} " in log and "alice" not in log
+
+
+def test_no_refusal_logs_what_the_message_holds(keys, next_hop, tmp_path, capfd):
+    (tmp_path / "senders").write_text("alice alice@example.org\n")
+    with Proxy(keys, next_hop, tmp_path, {"senders": str(tmp_path / "senders")}) as proxy:
+        for line in (
+            b"From: mallory@secret.example",
+            b"From: mallory@example.org",
+            b"From: secret <secret",
+            b"From: secret@example.org, secret@secret.example",
+            b"Sender: secret@example.org",
+            b"From: alice@example.org\r\nsecret\r\nX: y",
+            b"From: alice@example.org\r\nX: secret\0",
+        ):
+            assert deliver(proxy.port, line + b"\r\nSubject: secret\r\n\r\nsecret\r\n").startswith(b"55"), line
+    log = capfd.readouterr().err
+    assert log.count("verdict=refused reason=") == 7
+    assert not re.search("secret|mallory|alice", log)
 
 
 def test_one_log_line_for_each_message_without_content(proxy, next_hop, capfd):

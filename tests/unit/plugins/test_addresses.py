@@ -156,3 +156,40 @@ def test_table_texts_can_be_read_back(accounts: list[dict[str, Any]], aliases: d
         assert len(lines) == len(table)
         assert text == text.lower()
         assert all(names.is_address(key) for key in table)
+
+
+def test_keys_that_sign_and_those_beside_them() -> None:
+    own = {"name": "example.com", "dkim_selector": "S1", "dkim_published_selectors": ["s0", "s1"]}
+    given = ("Example.org", "mail", ["Example.net", own], "mail.elsewhere.test")
+    signing = addresses.signing_keys(*given)
+    assert [(key["domain"], key["selector"], key["path"]) for key in signing] == [
+        ("example.org", "mail", "/etc/dkimproxy/keys/example.org.mail.pem"),
+        ("example.net", "mail", "/etc/dkimproxy/keys/example.net.mail.pem"),
+        ("example.com", "s1", "/etc/dkimproxy/keys/example.com.s1.pem"),
+        ("mail.elsewhere.test", "mail", "/etc/dkimproxy/keys/mail.elsewhere.test.mail.pem"),
+    ]
+    assert addresses.further_keys(*given) == {
+        "rsa": [{"domain": "example.com", "selector": "s0", "path": "/etc/dkimproxy/keys/example.com.s0.pem"}],
+        "ed25519": [],
+    }
+    both = addresses.further_keys(*given, published=["next", "Mail"], ed25519=True)
+    names_of = {kind: [(key["domain"], key["selector"]) for key in keys] for kind, keys in both.items()}
+    assert names_of == {
+        "rsa": [
+            ("example.org", "next"),
+            ("example.net", "next"),
+            ("example.com", "s0"),
+            ("mail.elsewhere.test", "next"),
+        ],
+        "ed25519": [
+            ("example.org", "mail-ed25519"),
+            ("example.org", "next-ed25519"),
+            ("example.net", "mail-ed25519"),
+            ("example.net", "next-ed25519"),
+            ("example.com", "s1-ed25519"),
+            ("example.com", "s0-ed25519"),
+            ("mail.elsewhere.test", "mail-ed25519"),
+            ("mail.elsewhere.test", "next-ed25519"),
+        ],
+    }
+    assert both["ed25519"][0]["path"] == "/etc/dkimproxy/keys/example.org.mail-ed25519.pem"

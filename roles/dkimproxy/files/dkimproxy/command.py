@@ -13,6 +13,7 @@ EX_CONFIG = 78
 
 _USAGE = """dkimproxy.out [--conf_file=FILE] [--KEY=VALUE ...] [LISTEN RELAY]
 dkimproxy.out --check ...   say whether the configuration, keys and rights can be used, and start nothing
+dkimproxy.out --keys ...    print domain, selector and key file of every signature that is made
 
 """
 
@@ -26,24 +27,27 @@ def main(arguments: list[str]) -> int:
     if "version" in options:
         print(VERSION)
         return 0
-    check = options.pop("check", None)
+    check, keys = options.pop("check", None), options.pop("keys", None)
     # A reload reads the file again after daemonize has changed the directory.
     options["conf_file"] = [os.path.abspath(path) for path in options.get("conf_file", ()) if path]
     try:
         loaded = config.load(options, words)
         # Both import what checking the file alone does not need.
-        if check is not None:
+        if check is not None or keys is not None:
+            from .server import find_user
             from .session import Setup
 
-            Setup.load(loaded)
-            for warning in loaded.warnings:
+            find_user(loaded)
+            setup = Setup.load(loaded)
+            if keys is not None:
+                print("".join(f"{' '.join(key)}\n" for key in setup.signers.published()), end="")
+                return 0
+            for warning in setup.warnings():
                 print(f"warning: {warning}", file=sys.stderr)
             print(f"configuration OK: {', '.join(loaded.domains) or 'by map'}")
             return 0
         from .server import Master
 
-        for warning in loaded.warnings:
-            log("warning", warning)
         Master(loaded, lambda: config.load(options, words)).run()
     except ConfigError as error:
         log("err", str(error))

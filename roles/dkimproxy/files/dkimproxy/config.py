@@ -1,31 +1,34 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The configuration: DKIMproxy's file and command line, and the keys this signer adds.
 
-One option a line: `key value` (`key = value` and `key: value` are read too), `#` begins a comment line. The
-same keys are command line options (`--key=value`, `--key value`), which win over the file; two words without
-dashes are LISTEN and RELAY.
+One option a line: `key value` (`key = value` and `key: value` are read too). `#` begins a comment, `\\#` is the
+character. The same keys are command line options (`--key=value`, `--key value`), which win over the file (an
+empty value takes away what the file says); two words without dashes are LISTEN and RELAY.
 
 DKIMproxy's keys
-  listen, relay       ADDRESS:PORT; IPv6 in brackets; relay's port defaults to 25
+  listen, relay       ADDRESS:PORT; IPv6 in brackets; `*` listens on every IPv4 address; relay's port defaults to 25
   domain              domains to sign for, comma separated; the longest one that holds From's domain is used
   signature           `dkim(...)`, repeatable, every one is added that aligns with From. Inside, separated by
                       commas: `d` domain, `s` selector, `key` key file, `a` rsa-sha256 or ed25519-sha256 (default:
                       what the key is), `c` canonicalization (default relaxed/relaxed), `i` identity, `h` further
                       header names to sign, colon separated; and `x`, which DKIMproxy has not: seconds until the
                       signature expires. Macros in d, s, key, i: `$sender` is From's address, `$senderdomain` its
-                      domain, `$key` the matched domain or map key, `$keydomain` its domain part
+                      domain, `$key` and `$keydomain` the matched domain, also of an address in a map
   keyfile, selector   for signatures without `key` or `s`
   method, dkim_method for signatures without `c`: simple, relaxed, or two of them with `/`
   identity            for signatures without `i`
   sender_map          file of `ADDRESS-OR-DOMAIN dkim(...), dkim(...)` lines; the whole address is looked up,
                       then without +tag, its domain, the parents, `.`
-  listid_map          the same, looked up by the List-Id field first
-  user, group         who to become when started as root
-  pidfile, daemonize  the latter 0 or 1
+  listid_map          the same, looked up by the List-Id field first; where that is the whole of a key, the domain
+                      is what follows the list's own label
+  user, group         who to become when started as root, names or numbers
+  pidfile, daemonize  the latter 0 or 1; pid_file, setsid and background are the same
   min_servers, max_servers, min_spare_servers, max_spare_servers, max_requests, spare_servers,
-  check_for_waiting, check_for_dead, reject_error
+  check_for_waiting, check_for_dead, check_for_dequeue, max_dequeue, reject_error
                       taken and checked, without effect: there is one process for each core, and what cannot be
                       signed never goes on
+  debugtrace, log_level, log_file, syslog_facility, syslog_ident, syslog_logsock, lock_file, serialize
+                      taken, without effect: the log goes to standard error, or to syslog with `daemonize 1`
   conf_file           command line only
 
 Keys of this signer
@@ -34,6 +37,9 @@ Keys of this signer
                       read again when it changes
   from_policy         `account`: From must be an address that the envelope sender's account may use (default
                       where `senders` is given); `domain`: any address in the domains above
+  foreign_from        what becomes of a message whose From lies outside the domains above, or that has Sender in
+                      place of From: `refuse` (default), or `rewrite`: From becomes the envelope sender, where that
+                      itself may be used, and Reply-To keeps the From there was
   legacy              `error` (default) or `ignore`: skip DomainKeys signatures, sign rsa-sha256 for rsa-sha1
   workers             number of processes (default: one for each core)
   spool_dir           where large messages wait on disk (default: $CACHE_DIRECTORY, $STATE_DIRECTORY, /var/tmp)
@@ -80,6 +86,7 @@ class Config:
     listid_map: dict[str, tuple[Template, ...]]
     senders: str | None
     from_policy: str
+    foreign_from: str
     hostname: str
     user: str | None
     group: str | None
@@ -89,6 +96,12 @@ class Config:
     spool_dir: str
     spool_memory: int
     warnings: tuple[str, ...]
+    # Key to the place that it was given at.
+    places: dict[str, str]
+
+    def place(self, key: str) -> str:
+        """`FILE:LINE: KEY`, for a message about its value."""
+        return f"{self.places[key]}: {key}" if key in self.places else key
 
 
 class _Entry(NamedTuple):
@@ -97,11 +110,12 @@ class _Entry(NamedTuple):
 
 
 def _endpoint(text: str, default_port: int | None = None) -> Endpoint:
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?", text)
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+|\*))(?::([0-9]{1,5}))?", text)
     port = int(match[3]) if match and match[3] else default_port
     if not match or port is None or not 0 <= port <= 65535:
         raise ValueError("must be ADDRESS:PORT")
-    return match[1] or match[2], port
+    host = match[1] or match[2]
+    return "0.0.0.0" if host == "*" else host, port
 
 
 def _number(text: str, least: int = 0) -> int:
@@ -145,8 +159,23 @@ def _method(text: str) -> tuple[bool, bool]:
 
 _WITHOUT_EFFECT = (
     "min_servers", "max_servers", "min_spare_servers", "max_spare_servers", "spare_servers",
-    "max_requests", "check_for_waiting", "check_for_dead",
+    "max_requests", "check_for_waiting", "check_for_dead", "check_for_dequeue", "max_dequeue",
 )  # fmt: skip
+_LOGGING = (
+    "debugtrace", "log_level", "log_file", "syslog_facility", "syslog_ident", "syslog_logsock", "lock_file",
+    "serialize",
+)  # fmt: skip
+_SAME = {"pid_file": "pidfile", "setsid": "daemonize", "background": "daemonize"}
+# Options that DKIMproxy has from its library, which decide who may connect: passing over them would open a door.
+_INSTEAD = {
+    **dict.fromkeys(("host", "port", "proto", "ipv"), "write listen ADDRESS:PORT"),
+    **dict.fromkeys(("relay_host", "relay_port"), "write relay ADDRESS:PORT"),
+    **dict.fromkeys(
+        ("allow", "deny", "cidr_allow", "cidr_deny", "reverse_lookups", "double_reverse_lookups"),
+        "who may connect is for the firewall to say",
+    ),
+    "chroot": "the service manager confines the daemon",
+}
 _KEYS: dict[str, Callable[[str], Any]] = {
     "listen": _endpoint,
     "relay": lambda text: _endpoint(text, 25),
@@ -166,9 +195,11 @@ _KEYS: dict[str, Callable[[str], Any]] = {
     "pidfile": str,
     "daemonize": _flag,
     **dict.fromkeys(_WITHOUT_EFFECT, _number),
+    **dict.fromkeys(_LOGGING, str),
     "hostname": domain_name,
     "senders": str,
     "from_policy": _one_of("account", "domain"),
+    "foreign_from": _one_of("refuse", "rewrite"),
     "legacy": _one_of("error", "ignore"),
     "workers": lambda text: _number(text, 1),
     "spool_dir": str,
@@ -186,10 +217,13 @@ class _Reader:
         self.signatures: list[_Entry] = []
         self.mistakes: list[str] = []
         self.warnings: list[str] = []
-        self._seen: dict[str, str] = {}
+        self.places: dict[str, str] = {}
 
     def option(self, where: str, key: str, text: str | None) -> None:
         key = key.replace("-", "_")
+        key = _SAME.get(key, key)
+        if key in _INSTEAD:
+            return self.mistakes.append(f"{where}: '{key}' is no option of this signer: {_INSTEAD[key]}")
         if key not in _KEYS:
             return self.mistakes.append(f"{where}: unknown key '{key}'")
         if text is None and _KEYS[key] is not _flag:
@@ -197,9 +231,9 @@ class _Reader:
         text = "1" if text is None else text
         if key == "signature":
             return self.signatures.append(_Entry(where, text))
-        if key in self._seen and key != "domain":
-            return self.mistakes.append(f"{where}: {key} was given before ({self._seen[key]})")
-        self._seen[key] = where
+        if key in self.places and key != "domain":
+            return self.mistakes.append(f"{where}: {key} was given before ({self.places[key]})")
+        self.places[key] = where
         try:
             value = _KEYS[key](text)
         except (AddressError, ValueError) as error:
@@ -208,6 +242,7 @@ class _Reader:
 
     def file(self, path: str) -> None:
         for where, line in _lines(path):
+            line = re.sub(r"(?<!\\)#.*", "", line).replace(r"\#", "#").strip()
             match = re.fullmatch(r"(?:--)?([A-Za-z_-]+)(?:\s*[=:]\s*|\s+)?(.*)", line)
             if not match:
                 self.mistakes.append(f"{where}: not a `key value` line")
@@ -268,17 +303,40 @@ class _Reader:
 
     def map(self, key: str) -> dict[str, tuple[Template, ...]]:
         path, entries = self.values.get(key), {}
-        for where, line in _lines(path) if path else ():
+        try:
+            lines = list(_lines(path)) if path else []
+        except ConfigError as error:
+            self.mistakes.append(f"{self.places[key]}: {key} {error}")
+            lines = []
+        for where, line in lines:
             name, _, value = line.partition(" ")
+            name = name.lower()
             if line.startswith(";"):
                 continue
             if not value.strip():
                 self.mistakes.append(f"{where}: not a `NAME dkim(...)` line")
                 continue
+            if name in entries:
+                self.warnings.append(f"{where}: '{name}' was there before; this line counts")
             # Commas inside parentheses belong to one signature.
             parts = re.findall(r"\s*(\w+\s*(?:\([^)]*\))?|[^,]+?)\s*(?:,|$)", value)
-            entries[name.lower()] = self.templates(_Entry(where, part) for part in parts)
+            entries[name] = self.templates(_Entry(where, part) for part in parts)
+            if key == "sender_map":
+                self._aligned(name, entries[name])
         return entries
+
+    def _aligned(self, name: str, templates: tuple[Template, ...]) -> None:
+        """A signature that aligns with no From that its line is for would never be made (RFC 7489 §3.1)."""
+        author = name.rpartition("@")[2]
+        for template in templates:
+            domain = template.domain
+            if not domain or "$" in domain or author == "." or _under(author, domain):
+                continue
+            if "@" in name or not _under(domain, author):
+                self.mistakes.append(
+                    f"{template.where}: d={domain} does not align with a From of {name}, so that mail would be refused "
+                    f"(RFC 7489 §3.1): sign with {author} or a parent of it"
+                )
 
     def _canonicalization(self, where: str, method: str | None) -> tuple[bool, bool]:
         method = method or self.values.get("dkim_method") or self.values.get("method") or "relaxed/relaxed"
@@ -294,13 +352,18 @@ class _Reader:
             self.mistakes.append(f"{where}: {what}: {instead}; `legacy ignore` passes over such lines")
 
 
+def _under(name: str, domain: str) -> bool:
+    return name == domain or name.endswith("." + domain)
+
+
 def _lines(path: str) -> Iterable[tuple[str, str]]:
     """`(file:line, text)` of every line that is neither empty nor a comment. Raises ConfigError."""
     try:
-        with open(path, encoding="utf-8") as file:
+        # Old files have comments in old encodings; paths come through as they are.
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             content = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
     for number, line in enumerate(content.split("\n"), 1):
         line = re.sub(r"\s+", " ", line).strip()
         if line and not line.startswith("#"):
@@ -319,7 +382,7 @@ def read_arguments(arguments: list[str]) -> tuple[dict[str, list[str | None]], l
             continue
         key, equals, value = word[2:].partition("=")
         key = key.replace("-", "_")
-        bare = key in ("check", "help", "version") or _KEYS.get(key) is _flag
+        bare = key in ("check", "help", "keys", "version") or _KEYS.get(_SAME.get(key, key)) is _flag
         if not equals and not bare and rest:
             value, equals = rest.pop(0), "="
         options.setdefault(key, []).append(value if equals else None)
@@ -339,9 +402,20 @@ def load(options: dict[str, list[str | None]], words: list[str]) -> Config:
     for path in options.get("conf_file", ()):
         reader.file(path or "")
     reader.values |= command_line.values
+    reader.places |= command_line.places
     reader.mistakes += command_line.mistakes
     reader.signatures = command_line.signatures or reader.signatures
     return _finish(reader)
+
+
+def syntax_mistakes(path: str, legacy: str = "error") -> list[str]:
+    """What is wrong in the lines of a file that is not on its host yet: keys and maps are not looked for."""
+    reader = _Reader()
+    reader.file(path)
+    if legacy == "ignore":
+        reader.values["legacy"] = legacy
+    reader.templates(reader.signatures)
+    return reader.mistakes
 
 
 def _finish(reader: _Reader) -> Config:
@@ -349,7 +423,7 @@ def _finish(reader: _Reader) -> Config:
     maps = {key: reader.map(key) for key in ("sender_map", "listid_map")}
     signatures = reader.signatures
     if not signatures and not any(maps.values()):
-        signatures = [_Entry("no signature line: dkim", "dkim")]
+        signatures = [_Entry(reader.places.get("keyfile", "no signature line"), "dkim")]
     templates = reader.templates(signatures)
     domains = dict.fromkeys(get("domain", ()))
     domains.update(dict.fromkeys(t.domain for t in templates if t.domain and "$" not in t.domain))
@@ -357,11 +431,13 @@ def _finish(reader: _Reader) -> Config:
     if not domains and not any(maps.values()) and not mistakes:
         mistakes.append("'domain' is missing: say which domains to sign for")
     if get("from_policy") == "account" and not get("senders"):
-        mistakes.append("from_policy account needs 'senders', the file that says who may write as whom")
+        where = reader.places["from_policy"]
+        mistakes.append(f"{where}: from_policy account needs 'senders', the file that says who may write as whom")
     spool_dir = get("spool_dir") or os.environ.get("CACHE_DIRECTORY") or os.environ.get("STATE_DIRECTORY")
     spool_dir = spool_dir.partition(":")[0] if spool_dir else "/var/tmp"
     if not os.path.isdir(spool_dir):
-        mistakes.append(f"spool_dir {spool_dir}: no such directory")
+        where = f"{reader.places['spool_dir']}: " if "spool_dir" in reader.places else ""
+        mistakes.append(f"{where}spool_dir {spool_dir}: no such directory")
     try:
         hostname = get("hostname") or domain_name(socket.gethostname())
     except AddressError as error:
@@ -376,6 +452,7 @@ def _finish(reader: _Reader) -> Config:
         signatures=templates,
         senders=get("senders"),
         from_policy=get("from_policy") or ("account" if get("senders") else "domain"),
+        foreign_from=get("foreign_from") or "refuse",
         hostname=hostname,
         user=get("user"),
         group=get("group"),
@@ -385,5 +462,6 @@ def _finish(reader: _Reader) -> Config:
         spool_dir=spool_dir,
         spool_memory=get("spool_memory", 262144),
         warnings=tuple(reader.warnings),
+        places=reader.places,
         **maps,
     )

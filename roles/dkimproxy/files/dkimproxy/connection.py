@@ -11,6 +11,9 @@ from typing import NamedTuple
 from .errors import Deferred
 
 BLOCK = 1 << 16
+# What the kernel keeps for each direction of a connection, in bytes. By itself it would let a fast client fill some
+# megabytes, and fifty of those would be more than the whole daemon may have.
+KERNEL_BUFFER = 1 << 17
 COMMAND_LIMIT = 4096
 REPLY_LIMIT = 1 << 16
 
@@ -61,6 +64,12 @@ class Reply(NamedTuple):
         return b"".join(code + (b" " if n == last else b"-") + text + b"\r\n" for n, text in enumerate(self.texts))
 
 
+def bound_buffers(sock: socket.socket) -> None:
+    """Before it listens or connects: later the window that was agreed on stays."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
+
+
 class Wire:
     """A TCP connection of the event loop. Unlike asyncio's streams it can still read after a write has failed."""
 
@@ -81,6 +90,7 @@ class Wire:
         failure = OSError(0, "no address")
         for family, kind, protocol, _, address in found if isinstance(found, list) else await found:
             sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+            bound_buffers(sock)
             try:
                 await loop.sock_connect(sock, address)
                 return cls(sock)

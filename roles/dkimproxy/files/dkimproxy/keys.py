@@ -42,11 +42,13 @@ def _parse(pem: bytes) -> SigningKey:
 
 
 def load_key(path: str) -> SigningKey:
-    """Read a key file. Raises KeyUnusable when it cannot be read, used, or when everybody may read it."""
+    """Read a key file. Raises KeyUnusable when it cannot be read, used, or when its mode is looser than 0640."""
     try:
         with open(path, "rb") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o007:
-                raise KeyUnusable(f"key file {path} is open to every user; its mode must be 0640 or tighter")
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & 0o037:
+                whom = "every user" if mode & 0o007 else "changes by its group"
+                raise KeyUnusable(f"key file {path} is open to {whom}; its mode must be 0640 or tighter")
             return _parse(file.read(65536))
     except OSError as error:
         raise KeyUnusable(f"key file {path}: {error.strerror}") from None

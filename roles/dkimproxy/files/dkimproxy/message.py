@@ -56,6 +56,8 @@ class Message:
 
     def __init__(self, spool_dir: str, spool_memory: int, size_limit: int | None, canonical: Iterable[bool]) -> None:
         self.size = 0
+        self._lines = 0
+        self.author_replaced = False
         self.fields: list[bytes] = []
         self._header = bytearray()
         self._in_header = True
@@ -73,7 +75,9 @@ class Message:
         if self._mistake:
             return
         try:
-            if self._size_limit and self.size > self._size_limit:
+            self._lines += piece.count(b"\n")
+            # OpenSMTPD counts a line's end as one octet. Whether what lies between is too large, the next hop says.
+            if self._size_limit and self.size - self._lines > self._size_limit:
                 raise Refused("too-large", "The message is larger than this server takes", "5.3.4", 552)
             piece = self._line_ends(piece)
             if self._in_header:
@@ -111,6 +115,17 @@ class Message:
         if not self.values("message-id"):
             missing.append(f"Message-ID: <{secrets.token_hex(12)}@{hostname}>\r\n".encode())
         self.fields[:0] = missing
+
+    def replace_author(self, address: str) -> None:
+        """Make `address` the author: From is replaced or added; Reply-To keeps what it said, where there is none."""
+        self.author_replaced = True
+        field = f"From: {address}\r\n".encode()
+        at = next((n for n, f in enumerate(self.fields) if f.partition(b":")[0].lower() == b"from"), None)
+        if at is None:
+            self.fields.insert(0, field)
+            return
+        added = [] if self.values("reply-to") else [b"Reply-To:" + self.fields[at].partition(b":")[2]]
+        self.fields[at : at + 1] = [field, *added]
 
     def body_hash(self, relaxed: bool) -> bytes:
         return self._hashes[relaxed].digest()

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 
 from .config import Config
+from .connection import bound_buffers
 from .errors import ConfigError
 from .log import log, log_to_syslog
 from .notify import notify, watchdog_seconds
@@ -57,10 +58,12 @@ class Master:
         if self._config.daemonize:
             _daemonize()
         if self._config.pidfile:
-            _write_pidfile(self._config.pidfile)
+            _write_pidfile(self._config)
         drop_privileges(self._config)
         # Loaded as the user who will read them again at a reload.
         self._setup = Setup.load(self._config)
+        for warning in self._setup.warnings():
+            log("warning", warning)
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         gc.collect()
         gc.freeze()
@@ -136,7 +139,7 @@ class Master:
         for key in ("listen", "workers", "user", "group", "pidfile"):
             if getattr(config, key) != getattr(self._config, key):
                 log("warning", f"a new '{key}' needs a restart")
-        for warning in config.warnings:
+        for warning in self._setup.warnings():
             log("warning", warning)
         for child in self._children.values():
             child.reloading = True
@@ -178,23 +181,35 @@ def listen(config: Config) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound_buffers(listener)
         listener.bind(address)
     except OSError as error:
-        raise ConfigError(f"listen {host}:{port}: {error.strerror}") from None
+        raise ConfigError(f"{config.place('listen')} {host}:{port}: {error.strerror}") from None
     listener.listen(1024)
     listener.setblocking(False)
     return listener
+
+
+def find_user(config: Config) -> tuple[pwd.struct_passwd | None, int]:
+    """The entry of `user` and the number of `group`, else of the user's group or our own. Raises ConfigError."""
+    try:
+        name = config.user
+        user = (pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)) if name else None
+    except (KeyError, OverflowError):
+        raise ConfigError(f"{config.place('user')} {config.user}: no such user") from None
+    try:
+        group = config.group
+        entry = (grp.getgrgid(int(group)) if group.isdigit() else grp.getgrnam(group)) if group else None
+    except (KeyError, OverflowError):
+        raise ConfigError(f"{config.place('group')} {config.group}: no such group") from None
+    return user, entry.gr_gid if entry else user.pw_gid if user else os.getgid()
 
 
 def drop_privileges(config: Config) -> None:
     """Become `user` and `group` when started as root. Raises ConfigError."""
     if not config.user and not config.group:
         return
-    try:
-        user = pwd.getpwnam(config.user) if config.user else None
-        gid = grp.getgrnam(config.group).gr_gid if config.group else user.pw_gid if user else os.getgid()
-    except KeyError as error:
-        raise ConfigError(f"user or group: {error.args[0]}") from None
+    user, gid = find_user(config)
     if os.geteuid() != 0:
         if user and user.pw_uid != os.geteuid():
             log("warning", f"not started as root, stays uid {os.geteuid()} and does not become {config.user}")
@@ -219,12 +234,13 @@ def _daemonize() -> None:
     os.dup2(null, 2)
 
 
-def _write_pidfile(path: str) -> None:
+def _write_pidfile(config: Config) -> None:
     try:
+        path = str(config.pidfile)
         with open(path, "w", encoding="ascii") as file:
             file.write(f"{os.getpid()}\n")
     except OSError as error:
-        raise ConfigError(f"pidfile {path}: {error.strerror}") from None
+        raise ConfigError(f"{config.place('pidfile')} {path}: {error.strerror}") from None
 
 
 def _reap() -> list[tuple[int, int]]:

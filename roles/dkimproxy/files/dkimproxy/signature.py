@@ -14,11 +14,12 @@ from .keys import SigningKey
 # RFC 6376 §5.4.1. Signed once more than present, so that a field added on the way breaks the signature.
 OVERSIGNED = (
     "from", "to", "cc", "subject", "date", "message-id", "reply-to", "in-reply-to", "references",
-    "mime-version", "content-type", "content-transfer-encoding", "content-disposition",
+    "mime-version", "content-type", "content-transfer-encoding", "content-disposition", "content-id",
+    "content-description",
 )  # fmt: skip
 # Signed where present only: mailing lists and resenders add these to what passes them.
 SIGNED = (
-    "sender", "content-id", "content-description", "resent-date", "resent-from", "resent-sender", "resent-to",
+    "sender", "resent-date", "resent-from", "resent-sender", "resent-to",
     "resent-cc", "resent-message-id", "list-id", "list-help", "list-unsubscribe", "list-unsubscribe-post",
     "list-subscribe", "list-post", "list-owner", "list-archive", "auto-submitted", "feedback-id",
 )  # fmt: skip
@@ -31,7 +32,7 @@ class Signer:
     """All that one signature needs: tags of RFC 6376 §3.5 and the key.
 
     `relaxed` holds the canonicalization of header and body, `headers` further names to sign, `lifetime` the
-    seconds until `x=` or None.
+    seconds until `x=` or None, `key_file` where the key came from.
     """
 
     domain: str
@@ -41,6 +42,7 @@ class Signer:
     identity: str | None = None
     headers: tuple[str, ...] = ()
     lifetime: int | None = None
+    key_file: str = ""
 
     def sign(self, fields: Sequence[bytes], body_hash: bytes, now: int | None = None) -> bytes:
         """The DKIM-Signature field with its last CRLF.

@@ -24,7 +24,7 @@ def _make(template: Template, author: Address, matched: str) -> Signer:
         "$": "$",
         "sender": str(author),
         "senderdomain": author.domain,
-        "key": matched,
+        "key": matched.rpartition("@")[2],
         "keydomain": matched.rpartition("@")[2],
     }
 
@@ -41,6 +41,7 @@ def _make(template: Template, author: Address, matched: str) -> Signer:
         raise ValueError("no selector: give s= or 'selector'")
     if not path:
         raise ValueError("no key file: give key= or 'keyfile'")
+    # These messages are logged: they quote the configuration, not the address that came with a message.
     if path.count("/") != (template.key or "").count("/"):
         raise ValueError("an address with a slash chooses no key file")
     domain = domain_name(expand(template.domain) or macros["keydomain"])
@@ -48,11 +49,15 @@ def _make(template: Template, author: Address, matched: str) -> Signer:
     if identity:
         name = identity.rpartition("@")[2].lower()
         if "@" not in identity or (name != domain and not name.endswith("." + domain)):
-            raise ValueError(f"i={identity} lies outside d={domain} (RFC 6376 §3.5)")
-    key = load_key(path)
+            raise ValueError(f"i={template.identity} lies outside d={domain} (RFC 6376 §3.5)")
+    try:
+        key = load_key(path)
+    except KeyUnusable as error:
+        shown = template.key if template.key and "$sender" in template.key else path
+        raise KeyUnusable(str(error).replace(path, shown)) from None
     if template.algorithm not in (None, key.algorithm):
         raise KeyUnusable(f"key file {path} is for {key.algorithm}, not for {template.algorithm}")
-    return Signer(domain, selector, key, template.relaxed, identity, template.headers, template.lifetime)
+    return Signer(domain, selector, key, template.relaxed, identity, template.headers, template.lifetime, path)
 
 
 class Signers:
@@ -70,12 +75,15 @@ class Signers:
             try:
                 found = self._choose(config.signatures, author, domain)
                 if not found and not self._mapped(author):
-                    mistakes.append(f"domain {domain}: no signature is for it")
+                    mistakes.append(f"{config.place('domain')} {domain}: no signature is for it or for a parent of it")
             except ValueError as error:
                 mistakes.append(str(error))
         for name, templates in {**config.sender_map, **config.listid_map}.items():
             for template in templates:
                 domain = template.domain if template.domain and "$" not in template.domain else name.rpartition("@")[2]
+                if domain == "." and template.domain:
+                    # Whoever writes: the host itself is as good an example as any.
+                    domain = config.hostname
                 try:
                     self._signer(template, Address("postmaster", domain_name(domain)), name)
                 except ValueError as error:
@@ -89,7 +97,7 @@ class Signers:
         """The signatures for mail from `author`, one at least. Raises Refused when none aligns."""
         found: list[Signer] = []
         if list_id:
-            found = self._from_map(self._config.listid_map, author, [*parents(list_id), "."])
+            found = self._from_map(self._config.listid_map, author, [*parents(list_id), "."], list_id)
         found = found or self._mapped(author)
         if not found and (matched := self._matched(author.domain)):
             found = self._choose(self._config.signatures, author, matched)
@@ -100,6 +108,14 @@ class Signers:
             )
         return found
 
+    def published(self) -> list[tuple[str, str, str]]:
+        """Domain, selector and key file of every signature that is made, those that depend on the author aside."""
+        return sorted({(signer.domain, signer.selector, signer.key_file) for signer in self._made.values()})
+
+    def covers(self, author: Address) -> bool:
+        """Whether mail from `author` can be signed. Raises ValueError when its key cannot be used."""
+        return bool(self._mapped(author)) or self._matched(author.domain) is not None
+
     def _matched(self, domain: str) -> str | None:
         return next((name for name in parents(domain) if name in self._domains), None)
 
@@ -107,9 +123,15 @@ class Signers:
         names = [str(author), str(author.untagged()), *parents(author.domain), "."]
         return self._from_map(self._config.sender_map, author, names)
 
-    def _from_map(self, table: dict[str, tuple[Template, ...]], author: Address, names: list[str]) -> list[Signer]:
+    def _from_map(
+        self, table: dict[str, tuple[Template, ...]], author: Address, names: list[str], list_id: str = ""
+    ) -> list[Signer]:
         name = next((name for name in names if name in table), None)
-        return self._choose(table[name], author, name) if name is not None else []
+        if name is None:
+            return []
+        # A list's own name is no domain: what follows its first label is.
+        matched = name.partition(".")[2] if name == list_id and "." in name else name
+        return self._choose(table[name], author, matched)
 
     def _choose(self, templates: Iterable[Template], author: Address, matched: str) -> list[Signer]:
         """The aligned ones, of these those with the longest d=."""

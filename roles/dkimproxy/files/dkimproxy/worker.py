@@ -50,6 +50,8 @@ class Worker:
         self._loop.remove_reader(self._parent)
         await self._drain()
         heartbeat.cancel()
+        # systemd and the master both send SIGTERM. One that comes while the loop is being closed is a traceback.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
     def current_setup(self) -> Setup:
         """The setup for the next message; `senders` is read again when the file has changed."""

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The two servers, mail by the thousand through them, and what of it the provider has kept."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import re
+import smtplib
+import tarfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import dkim  # type: ignore[import-untyped]
+from testbed import containers, smtp
+from testbed.containers import docker, run, wait_for
+
+RELAY = "pipeline-relay"
+FRIEND = "friend@far.test"
+# Postfix's own lines on top of what it was given.
+_KEPT = 'grep -rlF -e "$1" /var/spool/kept/all/new'
+
+
+@dataclass(frozen=True)
+class Server:
+    container: str
+    domain: str
+
+    @functools.cached_property
+    def ip(self) -> str:
+        return containers.address(self.container)
+
+    @functools.cached_property
+    def record(self) -> bytes:
+        """The DNS text of the key."""
+        key = f"/etc/dkimproxy/keys/{self.domain}.mail.pem"
+        public = docker("exec", self.container, "openssl", "pkey", "-in", key, "-pubout", "-outform", "DER")
+        return b"v=DKIM1; k=rsa; p=" + base64.b64encode(public)
+
+    @property
+    def alice(self) -> str:
+        return f"alice@{self.domain}"
+
+    def sh(self, script: str) -> str:
+        """Standard output of a script on the server; AssertionError when it fails."""
+        return run(self.container, "sh", "-c", script).strip()
+
+    def login(self) -> smtplib.SMTP:
+        """alice's session on port 587."""
+        return smtp.login(self.ip, 587, self.alice, "alices-password")
+
+    def queue(self) -> str:
+        """What waits in OpenSMTPD, a line each, but for bounces to alice, who has no mailbox here."""
+        return self.sh(f"smtpctl show queue | grep -F {FRIEND} || true")
+
+    def journal(self, since: str, unit: str = "dkimproxy") -> list[str]:
+        """What a unit has logged since `now()` gave that cursor."""
+        return self.sh(f"journalctl --no-pager --output=cat --unit={unit} --after-cursor='{since}'").splitlines()
+
+    def now(self) -> str:
+        """A place in the journal."""
+        return self.sh("journalctl --sync; journalctl -n1 --show-cursor | sed -n 's/^-- cursor: //p'")
+
+    def master(self) -> int:
+        return int(self.sh("systemctl show -P MainPID dkimproxy"))
+
+    def settle(self, timeout: float = 60) -> None:
+        """Wait until the signer runs and nothing is in the queue."""
+        wait_for(lambda: "127.0.0.1:10027" in self.sh("ss -Hltn"), 20, "the signer listens")
+        wait_for(lambda: not self.queue(), timeout, f"{self.container}'s queue is empty")
+
+
+SERVERS = [
+    Server("pipeline-debian12", "twelve.pipeline.test"),
+    Server("pipeline-debian13", "thirteen.pipeline.test"),
+]
+
+
+def both(test: Callable[[Server], None]) -> Callable[[], None]:
+    """Decorator: the test runs for both servers at the same time."""
+
+    def run_test() -> None:
+        with ThreadPoolExecutor() as pool:
+            answers = [(server, pool.submit(test, server)) for server in SERVERS]
+        errors = []
+        for server, answer in answers:
+            if (error := answer.exception()) is not None:
+                error.add_note(f"server: {server.container}")
+                errors.append(error)
+        if errors:
+            raise errors[0] if len(errors) == 1 else BaseExceptionGroup("both servers", errors)
+
+    run_test.__name__, run_test.__doc__ = test.__name__, test.__doc__
+    return run_test
+
+
+@dataclass
+class Batch:
+    """Messages of alice's, each with a mark of its own: `<mark>.<number>`."""
+
+    server: Server
+    mark: str = field(default_factory=lambda: f"batch{uuid.uuid4().hex}")
+
+    def message(self, number: int, body: bytes = b"") -> bytes:
+        head = f"From: {self.server.alice}\r\nTo: {FRIEND}\r\nSubject: {self.mark}.{number}.\r\n"
+        head += f"Date: Sun, 22 Nov 2026 12:00:00 +0000\r\nMessage-ID: <{self.mark}.{number}@{self.server.domain}>\r\n"
+        return head.encode() + b"\r\n" + (body or b"Some words of a line, as people write them.\r\n" * 80)
+
+    def submit(self, count: int, connections: int = 1, body: bytes = b"") -> None:
+        """Hand in so many messages on so many connections; each was taken."""
+        with ThreadPoolExecutor(connections) as pool:
+            list(pool.map(lambda first: self._submit(range(first, count, connections), body), range(connections)))
+
+    def _submit(self, numbers: Sequence[int], body: bytes) -> None:
+        # No more than OpenSMTPD takes in one session.
+        for at in range(0, len(numbers), 50):
+            with self.server.login() as session:
+                for number in numbers[at : at + 50]:
+                    session.sendmail(self.server.alice, [FRIEND], self.message(number, body))
+
+    @contextmanager
+    def submitting(self, count: int, connections: int) -> Iterator[None]:
+        """Hand them in while the block runs; raises what went wrong."""
+        with ThreadPoolExecutor(1) as pool:
+            submitted = pool.submit(self.submit, count, connections)
+            yield
+            submitted.result()
+
+    @contextmanager
+    def trickling(self) -> Iterator[list[int]]:
+        """Hand in some fifty in a second as long as the block runs; yields their numbers, complete after the block."""
+        numbers: list[int] = []
+        ended = threading.Event()
+
+        def submit() -> None:
+            while not ended.wait(0.1):
+                more = range(len(numbers), len(numbers) + 10)
+                self._submit(more, b"")
+                numbers.extend(more)
+
+        with ThreadPoolExecutor(1) as pool:
+            submitted = pool.submit(submit)
+            try:
+                yield numbers
+            finally:
+                ended.set()
+            submitted.result()
+
+    def arrived(self) -> int:
+        """How many copies the provider has kept."""
+        return int(run(RELAY, "sh", "-c", f"{_KEPT} | wc -l || true", "sh", self.mark))
+
+    def wait(self, count: int, timeout: float) -> None:
+        """So many copies are there within so many seconds."""
+        what = f"{count} messages of {self.server.container}"
+        try:
+            wait_for(lambda: self.arrived() >= count, timeout, what)
+        except AssertionError as error:
+            error.add_note(f"{self.arrived()} are there; the queue's beginning:\n{self.server.queue()[:2000]}")
+            raise
+
+    def kept(self) -> list[bytes]:
+        """The messages, as OpenSMTPD sent them: CRLF line ends, the provider's own lines on top."""
+        packed = docker("exec", RELAY, "sh", "-c", f"{_KEPT} | tar -c -T - 2>/dev/null", "sh", self.mark)
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            files = [file.read() for member in archive if (file := archive.extractfile(member))]
+        return [re.sub(rb"\r?\n", b"\r\n", message) for message in files]
+
+    def check(self, count: int, copies: int = 1) -> None:
+        """All numbers up to `count` are there, each signed once and aligned, and at most so many copies of each."""
+        found: dict[int, int] = {}
+        for message in self.kept():
+            check_signed(self.server, message)
+            match = re.search(rb"^Subject: %s\.(\d+)\." % self.mark.encode(), message, re.M)
+            assert match, message[:2000]
+            found[int(match[1])] = found.get(int(match[1]), 0) + 1
+        assert sorted(found) == list(range(count))
+        assert max(found.values()) <= copies, {number: copy for number, copy in found.items() if copy > copies}
+
+
+def check_signed(server: Server, message: bytes) -> None:
+    """One signature by the domain in From, above what it came with; dkimpy, a library of others, verifies it."""
+    header = message.partition(b"\r\n\r\n")[0] + b"\r\n"
+    signatures = re.findall(rb"(?im)^dkim-signature:.*\r\n(?:[ \t].*\r\n)*", header)
+    ours = [at for at, signature in enumerate(signatures) if b"d=%s;" % server.domain.encode() in signature]
+    assert ours == [0], header
+    authors = re.findall(rb"(?im)^from:.*", header)
+    assert len(authors) == 1 and authors[0].rstrip().endswith(server.alice.encode()), header
+    assert dkim.DKIM(message).verify(0, dnsfunc=lambda *_name, **_more: server.record), message

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whatever stage is killed, stopped, hung, reloaded or full: all mail arrives, signed, and none of it unsigned."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from pipeline import FRIEND, RELAY, Batch, Server, both, check_signed
+from testbed.containers import run, wait_for
+
+LOAD = 2000
+SOON = 60  # seconds within which what waited has left once the stage is back
+PROCESSES = "main=$(systemctl show -P MainPID dkimproxy); echo $main $(pgrep -P $main)"
+CHILDREN = "$(pgrep -P $(systemctl show -P MainPID dkimproxy))"
+
+
+@both
+def test_killed_under_load(server: Server) -> None:
+    """Twice at most, as SMTP allows: killed between the next hop's 250 and its own, the signer cannot say so."""
+    server.settle()
+    begin, batch = server.now(), Batch(server)
+    kills = [
+        f"kill -KILL {CHILDREN}",
+        f"kill -KILL $(echo {CHILDREN} | cut -d' ' -f1)",
+        "kill -KILL $(systemctl show -P MainPID dkimproxy)",
+        "systemctl kill --signal=KILL dkimproxy",
+    ]
+    with batch.submitting(LOAD, 4):
+        for number, kill in enumerate(kills):
+            # Each in the middle of what the one before left to do.
+            wait_for(lambda number=number: batch.arrived() > LOAD * number // 8, 120, "more mail")  # type: ignore[misc]
+            server.sh(kill)
+    batch.wait(LOAD, 240)
+    server.settle()
+    log = server.journal(begin)
+    assert sum("ended with signal 9" in line for line in log) >= 3
+    assert int(server.sh("systemctl show -P NRestarts dkimproxy")) >= 2
+    batch.check(LOAD, copies=2)
+    assert len(batch.kept()) < LOAD * 1.05, "more than what was under way just then came twice"
+
+
+@both
+def test_reloaded_under_load(server: Server) -> None:
+    """No connection is dropped, so nothing has to wait and nothing comes twice; a bad configuration changes nothing."""
+    server.settle()
+    begin, batch, processes = server.now(), Batch(server), server.sh(PROCESSES)
+    conf = "/etc/dkimproxy/dkimproxy_out.conf"
+    server.sh(f"cp -p {conf} /root/dkimproxy_out.conf")
+    try:
+        with batch.trickling() as numbers:
+            wait_for(lambda: batch.arrived() > 10, 60, "the load has begun")
+            for number in range(6):
+                if number % 3 == 2:
+                    assert server.sh(f"echo nonsense 1 >>{conf}; systemctl reload dkimproxy 2>&1 || echo refused")
+                    # What `reload` finds out beforehand, a HUP finds out too late.
+                    server.sh("systemctl kill --kill-whom=main --signal=HUP dkimproxy")
+                    server.sh(f"sleep 0.5; cp -p /root/dkimproxy_out.conf {conf}")
+                else:
+                    server.sh("systemctl reload dkimproxy; sleep 0.3")
+        batch.wait(len(numbers), SOON)
+    finally:
+        server.sh(f"cp -p /root/dkimproxy_out.conf {conf}; systemctl reload dkimproxy")
+    batch.check(len(numbers))
+    log = server.journal(begin)
+    assert server.sh(PROCESSES) == processes and server.sh("systemctl is-active dkimproxy") == "active"
+    assert sum(line.endswith("reloaded") for line in log) >= 4
+    assert any("unknown key 'nonsense'" in line and conf in line for line in log)
+    assert any("stays in force" in line for line in log)
+    assert not [line for line in log if "session ended" in line or "session failed" in line]
+    assert not [line for line in server.journal(begin, "opensmtpd") if " mta " in line and "result=TempFail" in line]
+
+
+@both
+def test_the_signer_is_away_for_half_a_minute(server: Server) -> None:
+    server.settle()
+    batch = Batch(server)
+    server.sh("systemctl stop dkimproxy")
+    try:
+        batch.submit(30, 2)
+        time.sleep(30)
+        assert batch.arrived() == 0 and len(server.queue().splitlines()) == 30
+    finally:
+        server.sh("systemctl start dkimproxy")
+    batch.wait(30, SOON)
+    batch.check(30)
+
+
+def test_the_relay_is_away_and_then_hangs() -> None:
+    """One provider for both servers. What it had not acknowledged may come twice."""
+
+    @both
+    def submit(server: Server) -> None:
+        server.settle()
+        batches[server] = Batch(server)
+        batches[server].submit(30, 2)
+
+    @both
+    def arrives(server: Server) -> None:
+        batches[server].wait(30, SOON)
+        batches[server].check(30, copies=2)
+
+    batches: dict[Server, Batch] = {}
+    run(RELAY, "systemctl", "stop", "postfix")
+    try:
+        submit()
+        time.sleep(20)
+        assert [batch.arrived() for batch in batches.values()] == [0, 0]
+    finally:
+        run(RELAY, "systemctl", "start", "postfix")
+    arrives()
+
+    stop = "pkill -{} -x 'master|smtpd|cleanup|qmgr' || true"
+    run(RELAY, "sh", "-c", stop.format("STOP"))
+    try:
+        submit()
+        time.sleep(10)
+        assert [batch.arrived() for batch in batches.values()] == [0, 0]
+    finally:
+        run(RELAY, "sh", "-c", stop.format("CONT"))
+    arrives()
+
+
+@both
+def test_a_hung_next_hop(server: Server) -> None:
+    """OpenSMTPD itself says nothing for a while, in the middle of its work with the signer."""
+    server.settle()
+    batch, master = Batch(server), server.master()
+    with batch.trickling() as numbers:
+        wait_for(lambda: batch.arrived() > 20, 60, "the load has begun")
+        try:
+            # At a moment when there is something under way.
+            server.sh("""for i in $(seq 200); do
+                pkill -STOP -x smtpd; ss -Htn state established '( dport = :10028 )' | grep -q . && exit
+                pkill -CONT -x smtpd; sleep 0.05
+                done; exit 1""")
+            time.sleep(10)
+            assert server.master() == master
+        finally:
+            server.sh("pkill -CONT -x smtpd")
+    batch.wait(len(numbers), SOON)
+    batch.check(len(numbers), copies=2)
+
+
+@both
+def test_a_full_disk(server: Server) -> None:
+    """452 4.3.1 for what needs the spool; what fits into memory goes on; with room again the rest leaves."""
+    server.settle()
+    begin, small, large = server.now(), Batch(server), Batch(server)
+    spool = "/var/cache/dkimproxy"
+    server.sh(f"systemctl stop dkimproxy; mount -t tmpfs -o size=64k,mode=0700 none {spool}; chown dkimproxy: {spool}")
+    server.sh("systemctl start dkimproxy")
+    try:
+        large.submit(3, 1, b"Many words of a line that fills the disk in the end, as it seems.\r\n" * 30000)
+        small.submit(3)
+        small.wait(3, SOON)
+        wait_for(lambda: sum("452 4.3.1" in line for line in server.journal(begin, "opensmtpd")) >= 3, 30, "452 4.3.1")
+        assert large.arrived() == 0
+        assert any("reason=spool code=452" in line for line in server.journal(begin))
+        assert server.sh(f"df --output=iused {spool} | tail -n1; find {spool} -type f").split()[1:] == []
+    finally:
+        server.sh(f"systemctl stop dkimproxy; umount {spool}; systemctl start dkimproxy")
+    large.wait(3, SOON)
+    large.check(3)
+    small.check(3)
+
+
+ODD_BODIES = {
+    "empty": b"",
+    "blank lines at the end": b"x\r\n\r\n \r\n\r\n\r\n",
+    "blank lines alone": b"\r\n\r\n\r\n",
+    "spaces": b"a  b\t c \t \r\n \t\r\n",
+    "dots": b".\r\n..\r\n...\r\n.x\r\n\r\n.",
+    "long lines": b"x" * 997 + b"\r\n" + b"y" * 998 + b"\r\n" + b"z " * 5000 + b"\r\n",
+    "8-bit": "Grüße".encode() + b" \xff\xfe\x80\r\n",
+    "bare CR": b"a\rb\r\rc\r\r\nd\r\n",
+    "control characters": bytes(range(1, 10)) + b"\x0b\x0c\x0e\x1b[0m\x7f\r\n",
+    "From at the beginning": b"From alice\r\n>From bob\r\n",
+    "multipart": b"--b\r\nContent-Type: text/plain\r\n\r\nx\r\n--b--\r\n",
+    "no end of line": b"x",
+    "large": b"0123456789abcde.\r\n" * 200000,
+}
+ODD_FIELDS = {
+    "8-bit": "X-Name: Grüße".encode() + b" \xff",
+    "long": b"X-Long: " + b"y" * 1500,
+    "folded": b"X-Folded: a\r\n b\r\n\tc  \r\n   d",
+    "empty": b"X-Empty:",
+    "repeated": b"To: a@far.test\r\nTo: b@far.test",
+    "bare CR": b"X-CR: a\rb",
+    "encoded": b"Reply-To: =?utf-8?B?w7w=?= <bob@far.test>",
+    "multipart": b'MIME-Version: 1.0\r\nContent-Type: multipart/mixed;\r\n boundary="b"',
+    "signed before": b"DKIM-Signature: v=1; a=rsa-sha256; d=far.test; s=x; h=from; bh=aGk=; b=aGk=",
+    "many": b"\r\n".join(b"X-Many-%d: z" % number for number in range(300)),
+    "Bcc": b"Bcc: secret@far.test",
+    "malformed": b"this is no field",
+    "NUL": b"X-NUL: a\0b",
+    "two Froms": b"From: bob@far.test",
+}
+
+
+@both
+def test_odd_messages_verify_behind_opensmtpd_or_are_refused(server: Server) -> None:
+    server.settle()
+    begin, batch = server.now(), Batch(server)
+    odd = [(b"", body, "") for body in ODD_BODIES.values()]
+    # What the signer adds where it is missing.
+    for without in ("", "Date", "Message-ID", "To"):
+        odd += [(field + b"\r\n", b"Hello.\r\n", without) for field in ODD_FIELDS.values()]
+    refused = 0
+    with server.login() as session:
+        for number, (field, body, without) in enumerate(odd):
+            header = batch.message(number).partition(b"\r\n\r\n")[0] + b"\r\n"
+            if without:
+                header = re.sub(rb"(?m)^%s:.*\r\n" % without.encode(), b"", header)
+            message = header + field + b"\r\n" + body
+            session.mail(server.alice)
+            session.rcpt(FRIEND)
+            session.docmd("DATA")
+            # As it is: smtplib would mend it.
+            session.send((b"\r\n" + message).replace(b"\r\n.", b"\r\n..")[2:])
+            session.send(b".\r\n" if message.endswith(b"\r\n") else b"\r\n.\r\n")
+            refused += session.getreply()[0] >= 500
+            session.rset()
+
+    def answered() -> int:
+        return batch.arrived() + sum("verdict=refused" in line for line in server.journal(begin))
+
+    wait_for(lambda: answered() >= len(odd) - refused, SOON, "every message has arrived or was refused")
+    kept = batch.kept()
+    # Malformed, NUL, two Froms, and no more.
+    assert len(kept) >= len(odd) - 3 * 4, f"only {len(kept)} of {len(odd)} were good enough"
+    for message in kept:
+        check_signed(server, message)
+
+
+@both
+def test_memory_of_an_idle_signer(server: Server) -> None:
+    """What its processes have for themselves and share, in kB."""
+    server.sh("systemctl restart dkimproxy")
+    time.sleep(2)
+    main = "$(systemctl show -P MainPID dkimproxy)"
+    files = server.sh(f"for p in {main} $(pgrep -P {main}); do cat /proc/$p/smaps_rollup; done")
+    assert sum(map(int, re.findall(r"(?m)^Pss: +(\d+) kB", files))) < 60_000
+
+
+@both
+def test_nothing_came_to_light_that_nobody_looked_for(server: Server) -> None:
+    """After all that: no exception in the signer, nothing left behind in its spool or in the queue."""
+    assert "Traceback" not in server.sh("journalctl --no-pager --unit=dkimproxy")
+    assert server.sh("ls -A /var/cache/dkimproxy") == ""
+    server.settle()
