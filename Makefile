@@ -31,3 +31,4 @@ images: ## Docker, the test bed's images and its name server
 
 bench: ## how long a run takes, how many messages a second
 	@tools/bench
+	@$$(tools/venv)/bin/python tools/bench-accounts

@@ -40,6 +40,18 @@ def account_names(account: Account) -> list[str]:
     return [address.lower() for address in [account["address"], *(account.get("aliases") or [])]]
 
 
+def plain(value: Any) -> Any:
+    """The same data in Python's own types.
+
+    Ansible's carry their origin with them, and are slow to copy: a second or two for thousands of accounts, at each look.
+    """
+    if isinstance(value, Mapping):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str.__str__(value) if isinstance(value, str) else value
+
+
 def is_true(value: Any) -> bool:
     """What YAML, and a string that Jinja made of it, mean by a truth value."""
     return str(value).lower() in ("true", "yes", "on", "1")

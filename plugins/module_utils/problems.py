@@ -33,8 +33,9 @@ _QUOTA = re.compile(r"[1-9][0-9]*[KMGT]?\Z", re.IGNORECASE)
 def problems(values: Mapping[str, Any], prefix: str = "mail_") -> list[str]:
     """All that is wrong, one sentence each, none twice; empty when nothing is."""
     found = release_problems(values["release"]) if "release" in values else []
+    given = _Given(values)
     for check in (_names, _signer, _relay, _directory, _forwarding, _tls, _dns):
-        found += [f"{prefix}{sentence}" for sentence in check(_Given(values))]
+        found += [f"{prefix}{sentence}" for sentence in check(given)]
     return list(dict.fromkeys(found))
 
 
@@ -42,7 +43,7 @@ class _Given:
     """The values, with what Ansible leaves of an optional variable (absent, None or empty) made the same."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        self.values = values
+        self.values = addresses.plain(values)
 
     def __contains__(self, key: str) -> bool:
         return key in self.values
