@@ -43,7 +43,7 @@ def account_names(account: Account) -> list[str]:
 def plain(value: Any) -> Any:
     """The same data in Python's own types.
 
-    Ansible's carry their origin with them, and are slow to copy: a second or two for thousands of accounts, at each look.
+    Ansible's carry their origin with them, and are slow to copy: seconds for thousands of accounts, at each look.
     """
     if isinstance(value, Mapping):
         return {plain(key): plain(item) for key, item in value.items()}
