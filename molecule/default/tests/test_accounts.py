@@ -248,7 +248,7 @@ def test_opensmtpds_own_socket_is_closed(server: Server, shelly: None) -> None:
     assert server.python(DOORS, user="shelly").split() == ["closed"] * 3 + ["status", "75"]
     marker = f"offline {uuid.uuid4()}"
     words = ["exec", "--interactive", "--user", "shelly", server.container, "bash", "-c"]
-    script = 'exec -a sendmail /usr/sbin/smtpctl -f "$0" -t; true'
+    script = '(exec -a sendmail /usr/sbin/smtpctl -f "$0" -t); test $? = 75'
     text = f"To: bob@{server.domain}\nSubject: {marker}\n\nx\n"
     docker(*words, script, f"root@{server.hostname}", data=text.encode())
     server.run("systemctl", "restart", "opensmtpd")
