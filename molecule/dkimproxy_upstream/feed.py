@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hands messages to the queue until /root/feed_end is there, and writes down in /root/fed what the queue has taken."""
+"""Hands messages to the queue until /root/feed_end is there, and writes down in /root/fed what the queue has taken.
+
+/root/feed_ended says that it has ended well.
+"""
 
 import itertools
 import smtplib
@@ -21,3 +24,5 @@ with Path("/root/fed").open("a", buffering=1) as fed:
             session.sendmail("alice@our.test", "carol@far.test", message)
         fed.write(f"{marker}\n")
         time.sleep(0.03)
+
+Path("/root/feed_ended").touch()

@@ -17,8 +17,8 @@ IMPLEMENTATIONS = ("embedded", "upstream")
 EMBEDDED_ONLY = {"ed25519": False, "signature_lifetime": 0, "foreign_from": "refuse", "config_file": "",
                  "legacy": "error"}
 MAX_SIZE = 2**20  # octets; the release has 109040
-# What DKIMproxy cannot read as a signature becomes the text of its 450 reply.
-NO_KEY = "the address in Sender or From is in no domain of this server, or has a plus sign"
+# What DKIMproxy cannot read as a signature becomes the text of its 450 reply, up to a comma.
+NO_KEY = "the address in Sender or From is in no domain of this server or has a plus sign"
 _LISTENER = re.compile(r"([0-9.]+):([0-9]{1,5})\Z")
 
 

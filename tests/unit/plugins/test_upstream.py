@@ -105,9 +105,7 @@ def test_the_sender_map_knows_an_answer_to_every_address(address: str) -> None:
 
 def test_the_catch_all_is_no_signature() -> None:
     """DKIMproxy takes a word, alone or with parentheses right behind it."""
-    assert " " in upstream.NO_KEY and not upstream.NO_KEY.endswith(")")
-    # It splits at commas and reads the first part as a signature, which fails already.
-    assert " " in upstream.NO_KEY.partition(",")[0]
+    assert " " in upstream.NO_KEY and not set(upstream.NO_KEY) & set(",()")
 
 
 def test_good_input_has_no_problems() -> None:
