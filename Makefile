@@ -32,3 +32,4 @@ images: ## Docker, the test bed's images and its name server
 bench: ## how long a run takes, how many messages a second
 	@tools/bench
 	@tools/bench-mail
+	@$$(tools/venv)/bin/python tools/bench-accounts

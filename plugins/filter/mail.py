@@ -23,6 +23,7 @@ class FilterModule:
             "domain_names": addresses.domain_names,
             "first_address": addresses.first_address,
             "further_keys": addresses.further_keys,
+            "plain": addresses.plain,
             "problems": problems.problems,
             "public_addresses": zone.public_addresses,
             "sender_map": upstream.sender_map,

@@ -30,7 +30,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "mail_accounts": [
             {"address": "Alice@example.org", "password": Unsafe(PASSWORD), "aliases": ["o'neill@example.net"]},
             {"address": "a.b-c_d=e~f@xn--bcher-kva.example", "password_hash": HASH, "quota": "5G"},
+            {"address": "shop@example.org", "password_hash": HASH, "send_only": True, "send_as": ["@example.net"]},
         ],
+        "mail_domain_aliases": {"example.net": "example.org"},
         "mail_aliases": {
             "team@example.org": ["alice@example.org", "friend+list@far.example"],
             "@example.net": ["alice@example.org"],
@@ -38,6 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "own certificate": {
         "mail_hostname": "vps7.provider.example",
+        "mail_forward_via": "refuse",
         "mail_tls_mode": "files",
         "opensmtpd_rspamd": False,
         "mail_tls_certificate_file": "/etc/ssl/own.pem",
@@ -49,6 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "mail_relay_port": 465,
         "mail_relay_max_connections": 3,
         "mail_guard": False,
+        "mail_forward_via": "direct",
         "mail_dkim_selector": "s1",
         "mail_admin_address": "admin@far.example",
         "opensmtpd_max_message_size": "10485760",
@@ -88,6 +92,9 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
         ("cat /etc/opensmtpd/relay_credentials", f"relay me@example.org:{PASSWORD}\n"),
         ("stat -c %a:%U:%G /etc/opensmtpd/relay_credentials", "640:root:opensmtpd"),
         ("cat /etc/selfhosted-mail/domains", "xn--bcher-kva.example\n"),
+        ("cat /etc/selfhosted-mail/virtuals", "team@example.net team@example.org\n"),
+        ("cat /etc/selfhosted-mail/senders", "shop@example.org shop@example.org, @example.net, shop@example.net\n"),
+        ("cat /etc/selfhosted-mail/closed", "shop@example.net\nshop@example.org\n"),
         ("ls /etc/dkimproxy/keys", "xn--bcher-kva.example.s2026.pem"),
         ("grep mta.limit /etc/opensmtpd/relay.conf", "max-conn-per-host 10 "),
         ("ls /etc/selfhosted-mail/nftables", "dkimproxy.nft\nopensmtpd.nft\n"),
@@ -95,11 +102,13 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
     ],
     "own certificate": [
         ("cat /etc/smtpd.conf", 'pki "vps7.provider.example" cert "/etc/ssl/own.pem"'),
+        ("cat /etc/smtpd.conf", 'match tag "INBOUND" from local for any reject'),
         ("doveconf -n", "/etc/ssl/own.pem"),
         ("ls /etc/dkimproxy/keys", "vps7.provider.example.mail.pem"),
     ],
     "other options": [
         ("cat /etc/opensmtpd/relay.conf", "smtps://relay@smtp.provider.example:465"),
+        ("cat /etc/smtpd.conf", 'match tag "INBOUND" from local for any action "FORWARD_DIRECT"'),
         ("doveconf -n", "/srv/mail"),
         ("rspamadm configdump actions", "reject = 12.5"),
         ("grep mta.limit /etc/opensmtpd/relay.conf", "max-conn-per-host 3 "),
