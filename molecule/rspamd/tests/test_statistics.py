@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bayes: who teaches, whom it judges, and what stays of it when Redis is full; and what happens when Rspamd hangs."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from typing import Any
+
+import pytest
+from test_rspamd import REDIS, message, scan, wait_for
+
+LEARN = "/run/rspamd-learn/controller.sock"
+WORDS = {
+    "spam": "pills casino cheap winner lottery prize money click offer bonus credit loan rich deal sale lucky".split(),
+    "ham": "meeting report friday project schedule team attached review budget minutes agenda draft release".split(),
+}
+
+
+def text(kind: str, seed: str) -> str:
+    """A message of its own, and yet a twin of the others of its kind."""
+    chosen = random.Random(seed)
+    body = " ".join(chosen.choice(WORDS[kind]) for _ in range(60))
+    return message(body=f"{body}\n", more=f"X-Seed: {seed}\n").replace("Subject: hello", f"Subject: {kind}")
+
+
+def teach(host: Any, kind: str, mail: str, user: str = "vmail", account: str = "alice@our.test") -> str:
+    """What rspamc prints."""
+    done = host.run("printf %%s %s | runuser -u %s -- rspamc -d %s --connect %s learn_%s", mail, user, account, LEARN, kind)
+    return str(done.stdout + done.stderr)
+
+
+def bayes(host: Any, mail: str, recipient: str) -> float:
+    """Its score, above 0 for spam."""
+    symbols = scan(host, mail, Rcpt=recipient)["symbols"]
+    return float(sum(symbols[name]["score"] for name in ("BAYES_SPAM", "BAYES_HAM") if name in symbols))
+
+
+def test_dovecots_user_teaches_and_a_twin_is_judged(host: Any) -> None:
+    run = uuid.uuid4().hex
+    for number in range(3):
+        for kind in WORDS:
+            assert "success = true" in teach(host, kind, text(kind, f"{run}{number}")), kind
+    for address in ("alice@our.test", "Alice+tag@our.test", "a@our.test"):
+        assert bayes(host, text("spam", f"{run} twin"), address) > 0
+        assert bayes(host, text("ham", f"{run} twin"), address) < 0
+    others = bayes(host, text("spam", f"{run} twin"), "bob@our.test")
+    per_user = "per_user" in host.check_output("runuser -u _rspamd -- rspamadm configdump classifier")
+    assert others == 0 if per_user else others > 0
+
+
+def test_what_was_learned_wrongly_is_unlearned(host: Any) -> None:
+    mail = text("spam", uuid.uuid4().hex) + f"{uuid.uuid4()} {uuid.uuid4()}\n"
+    for kind in ("ham", "spam"):
+        assert "success = true" in teach(host, kind, mail), kind
+
+
+def test_others_do_not_teach(host: Any) -> None:
+    mail = text("spam", uuid.uuid4().hex)
+    assert "success" not in teach(host, "spam", mail, user="nobody")
+    done = host.run("printf %%s %s | runuser -u vmail -- rspamc --connect 127.0.0.1:11334 learn_spam", mail)
+    assert "Unauthorized" in done.stdout
+    assert "denied" in host.run(f"runuser -u vmail -- {REDIS} ping 2>&1").stdout
+
+
+def test_full_redis_forgets_greylisting_before_bayes(host: Any) -> None:
+    """Half as much again as the memory allows, of what lasts a day."""
+    tokens = int(host.check_output(f"{REDIS} --scan --pattern 'RS*' | wc -l"))
+    assert tokens > 100
+    fill = "for i = 1, 200 do redis.call('SET', 'rgfull' .. ARGV[1] .. i, string.rep('x', 10000), 'EX', 86400) end"
+    for number in range(100):
+        host.check_output(f'{REDIS} eval "{fill}" 0 {number}_')
+    used = host.check_output(f"{REDIS} info memory")
+    assert int(used.partition("used_memory:")[2].split()[0]) < 140 * 1024**2
+    assert int(host.check_output(f"{REDIS} dbsize").split()[-1]) < 100 * 200
+    assert int(host.check_output(f"{REDIS} --scan --pattern 'RS*' | wc -l")) == tokens
+    assert host.check_output(f"{REDIS} set rgone 1 ex 60") == "OK"
+    host.check_output(f"{REDIS} --scan --pattern 'rgfull*' | xargs -n 500 {REDIS} unlink >/dev/null")
+
+
+@pytest.mark.parametrize("stopped", ["systemctl kill -s STOP rspamd", "pkill -STOP -f '^rspamd: normal'"])
+def test_hung_rspamd_is_replaced(host: Any, stopped: str) -> None:
+    host.check_output(stopped)
+    begun = time.monotonic()
+    probe = "import http.client as c; c.HTTPConnection('127.0.0.1', 11333, timeout=2).request('GET', '/ping')"
+    reply = f"{probe.replace('c.HTTP', 's = c.HTTP').replace('.request', '; s.request')}; s.getresponse()"
+    assert host.run("python3 -c %s", reply).rc != 0, "it answers"
+    wait_for(host, f'python3 -c "{reply}"', 60)
+    wait_for(host, "systemctl is-active rspamd", 60 - (time.monotonic() - begun))
+    assert scan(host, message())["action"] == "no action"
+    assert host.run("systemctl is-failed selfhosted-mail-watch.service").rc != 0
+
+
+def test_a_working_rspamd_is_left_alone(host: Any) -> None:
+    before = host.check_output("systemctl show -P MainPID rspamd")
+    host.check_output("systemctl start selfhosted-mail-watch.service")
+    assert host.check_output("systemctl show -P MainPID rspamd") == before
