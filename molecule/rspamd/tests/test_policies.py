@@ -6,11 +6,13 @@ from __future__ import annotations
 import base64
 import subprocess
 import time
+import uuid
 from typing import Any
 
 import dkim  # type: ignore[import-untyped]
 import pytest
-from test_rspamd import OURS, PEER, message, scan, wait_for
+from test_rspamd import OURS, PEER, scan, wait_for
+from test_rspamd import message as message_with_body
 from testbed import dns
 
 RELAY = "198.51.100.77"  # where our own mail comes from
@@ -37,6 +39,11 @@ def fixture_key() -> bytes:
     return key
 
 
+def message(sender: str = "bob@world.test") -> str:
+    """A plain one with a text of its own, since greylisting remembers texts."""
+    return message_with_body(f"Hello, just a plain message, {uuid.uuid4()}.\n", sender)
+
+
 def wire(text: str) -> bytes:
     return text.replace("\n", "\r\n").encode()
 
@@ -46,9 +53,9 @@ def signed(text: str, domain: str, key: bytes) -> str:
     return (field + wire(text)).decode().replace("\r\n", "\n")
 
 
-def sealed(text: str, forwarder: str, results: str, key: bytes) -> str:
+def sealed(text: str, forwarder: str, verdict: str, key: bytes) -> str:
     """The message as a forwarder passes it on, with its own word on what it found (RFC 8617)."""
-    found = f"Authentication-Results: {forwarder}; {results}\n{text}"
+    found = f"Authentication-Results: {forwarder}; {verdict}\n{text}"
     fields: list[bytes] = dkim.arc_sign(wire(found), SELECTOR, forwarder.encode(), key, forwarder.encode())
     return (b"".join(fields) + wire(text)).decode().replace("\r\n", "\n")
 
@@ -135,6 +142,15 @@ def test_seals_of_trusted_forwarders_excuse(host: Any, key: bytes, forwarder: st
     assert answer["action"] == action
     assert "arc=pass" in results(answer)
     assert "ARC_REJECT" in scan(host, text.replace("just a plain", "quite another"))["symbols"]
+
+
+def test_seals_of_trusted_forwarders_end_with_the_next(host: Any, key: bytes) -> None:
+    """Somebody alters what a trusted list sent to him, and seals it in turn."""
+    listed = sealed(message(sender="ceo@says-reject.test"), "trusted.test", "dmarc=pass", key)
+    altered = listed.replace("just a plain", "quite another")
+    answer = scan(host, sealed(altered, "forwarder.test", "arc=pass; dmarc=pass", key))
+    assert "arc=pass" in results(answer)
+    assert answer["action"] == "reject"
 
 
 @pytest.mark.parametrize("text", [

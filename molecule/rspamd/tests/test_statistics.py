@@ -18,11 +18,10 @@ WORDS = {
 }
 
 
-def text(kind: str, seed: str) -> str:
-    """A message of its own, and yet a twin of the others of its kind."""
-    chosen = random.Random(seed)
-    body = " ".join(chosen.choice(WORDS[kind]) for _ in range(60))
-    return message(body=f"{body}\n", more=f"X-Seed: {seed}\n").replace("Subject: hello", f"Subject: {kind}")
+def text(kind: str, run: str) -> str:
+    """A message of its own, and yet a twin of the others of its kind and run, whose words are new to Rspamd."""
+    body = " ".join(random.choice(WORDS[kind]) + run for _ in range(60))
+    return message(body=f"{body}\n{uuid.uuid4()}\n").replace("Subject: hello", f"Subject: {kind}")
 
 
 def teach(host: Any, kind: str, mail: str, user: str = "vmail", account: str = "alice@our.test") -> str:
@@ -38,26 +37,35 @@ def bayes(host: Any, mail: str, recipient: str) -> float:
 
 
 def test_dovecots_user_teaches_and_a_twin_is_judged(host: Any) -> None:
-    run = uuid.uuid4().hex
+    run = uuid.uuid4().hex[:6]
+    assert bayes(host, text("spam", run), "alice@our.test") <= 0
     for number in range(3):
         for kind in WORDS:
-            assert "success = true" in teach(host, kind, text(kind, f"{run}{number}")), kind
+            said = teach(host, kind, text(kind, run))
+            # What it knows well already, it need not learn again.
+            assert "success = true" in said or (number and "denied" in said), f"{kind}: {said}"
     for address in ("alice@our.test", "Alice+tag@our.test", "a@our.test"):
-        assert bayes(host, text("spam", f"{run} twin"), address) > 0
-        assert bayes(host, text("ham", f"{run} twin"), address) < 0
-    others = bayes(host, text("spam", f"{run} twin"), "bob@our.test")
+        assert bayes(host, text("spam", run), address) > 0
+        assert bayes(host, text("ham", run), address) <= 0
+    others = bayes(host, text("spam", run), "bob@our.test")
     per_user = "per_user" in host.check_output("runuser -u _rspamd -- rspamadm configdump classifier")
     assert others == 0 if per_user else others > 0
+    # Moved back: one message more of the other kind weighs less than three, and the twin of one alone turns.
+    run = uuid.uuid4().hex[:6]
+    assert "success = true" in teach(host, "spam", text("spam", run))
+    spam = bayes(host, text("spam", run), "alice@our.test")
+    assert "success = true" in teach(host, "ham", text("spam", run))
+    assert bayes(host, text("spam", run), "alice@our.test") < spam
 
 
 def test_what_was_learned_wrongly_is_unlearned(host: Any) -> None:
-    mail = text("spam", uuid.uuid4().hex) + f"{uuid.uuid4()} {uuid.uuid4()}\n"
+    mail = text("spam", uuid.uuid4().hex[:6]) + f"{uuid.uuid4()} {uuid.uuid4()}\n"
     for kind in ("ham", "spam"):
         assert "success = true" in teach(host, kind, mail), kind
 
 
 def test_others_do_not_teach(host: Any) -> None:
-    mail = text("spam", uuid.uuid4().hex)
+    mail = text("spam", uuid.uuid4().hex[:6])
     assert "success" not in teach(host, "spam", mail, user="nobody")
     done = host.run("printf %%s %s | runuser -u vmail -- rspamc --connect 127.0.0.1:11334 learn_spam", mail)
     assert "Unauthorized" in done.stdout
@@ -77,6 +85,8 @@ def test_full_redis_forgets_greylisting_before_bayes(host: Any) -> None:
     assert int(host.check_output(f"{REDIS} --scan --pattern 'RS*' | wc -l")) == tokens
     assert host.check_output(f"{REDIS} set rgone 1 ex 60") == "OK"
     host.check_output(f"{REDIS} --scan --pattern 'rgfull*' | xargs -n 500 {REDIS} unlink >/dev/null")
+    host.check_output(f"{REDIS} bgrewriteaof")
+    wait_for(host, f"{REDIS} info persistence | grep -q aof_rewrite_in_progress:0")
 
 
 @pytest.mark.parametrize("stopped", ["systemctl kill -s STOP rspamd", "pkill -STOP -f '^rspamd: normal'"])
