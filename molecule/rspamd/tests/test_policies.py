@@ -15,6 +15,7 @@ from test_rspamd import OURS, PEER, scan, wait_for
 from test_rspamd import message as message_with_body
 from testbed import dns
 
+testinfra_hosts = ["docker://rspamd-debian12", "docker://rspamd-debian13"]
 RELAY = "198.51.100.77"  # where our own mail comes from
 SELECTOR = f"s{time.time():.0f}".encode()
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+testinfra_hosts = ["docker://rspamd-debian12", "docker://rspamd-debian13"]
 OURS = "mail.our.test"
 # Address and reverse name as OpenSMTPD has them.
 PEER = ("198.51.100.1", "peer.world.test")  # with SPF and DMARC in the test bed's DNS

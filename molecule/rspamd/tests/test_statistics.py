@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from test_rspamd import REDIS, message, scan, wait_for
 
+testinfra_hosts = ["docker://rspamd-debian12", "docker://rspamd-debian13"]
 LEARN = "/run/rspamd-learn/controller.sock"
 WORDS = {
     "spam": ["pills", "casino", "cheap", "winner", "lottery", "prize", "money", "click", "offer", "bonus", "loan"],
