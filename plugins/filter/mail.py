@@ -19,6 +19,9 @@ class FilterModule:
             "first_address": addresses.first_address,
             "problems": problems.problems,
             "public_addresses": zone.public_addresses,
+            "sieve_checks": addresses.sieve_checks,
+            "sieve_files": addresses.sieve_files,
             "signing_keys": addresses.signing_keys,
+            "size_bytes": addresses.size_bytes,
             "zones": zone.zones,
         }

@@ -9,6 +9,7 @@ lower case.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,24 @@ def accepted_domains(domains: Sequence[str], hostname: str) -> list[str]:
 def account_names(account: Account) -> list[str]:
     """An account's address and its aliases, in lower case."""
     return [address.lower() for address in [account["address"], *(account.get("aliases") or [])]]
+
+
+def size_bytes(size: Any) -> int:
+    """A size such as ``500M`` or ``5G``, in bytes; 0 for nothing, and for what is no size, as :mod:`problems` will say."""
+    found = re.fullmatch(r"([0-9]+)([KMGT]?)", str(size or ""), re.IGNORECASE)
+    return int(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") if found else 0
+
+
+def sieve_files(accounts: Sequence[Account], directory: str) -> list[dict[str, str]]:
+    """The accounts' Sieve scripts as files for the module ``daemon_config``, ``ADDRESS.sieve`` in ``directory``."""
+    return [{"path": f"{directory}/{account['address'].lower()}.sieve", "content": account["sieve"].rstrip("\n") + "\n",
+             "on_change": "none"} for account in accounts if account.get("sieve")]
+
+
+def sieve_checks(accounts: Sequence[Account], directory: str) -> list[dict[str, list[str]]]:
+    """Commands for ``daemon_config`` that fail when one of :func:`sieve_files` is no Sieve script."""
+    return [{"argv": ["sievec", "-c", "/etc/dovecot/dovecot.conf", "-d", file["path"], "-"], "when_changed": [file["path"]]}
+            for file in sieve_files(accounts, directory)]
 
 
 def first_address(accounts: Any) -> str:

@@ -18,7 +18,7 @@ _CRYPT_HASH = re.compile(r"\$(2[aby]|5|6|y|gy|7)\$[./A-Za-z0-9$,=]{20,}\Z")
 _DMARC_POLICIES = ("none", "quarantine", "reject")
 _RELAY_TLS = ("starttls", "smtps")
 _TLS_MODES = ("selfsigned", "files")
-_ACCOUNT_KEYS = {"address", "password", "password_hash", "aliases", "quota"}
+_ACCOUNT_KEYS = {"address", "password", "password_hash", "aliases", "quota", "sieve"}
 _QUOTA = re.compile(r"[1-9][0-9]*[KMGT]?\Z", re.IGNORECASE)
 
 
@@ -191,6 +191,9 @@ def _account(account: Mapping[str, Any], domains: list[str]) -> Iterator[str]:
     quota = account.get("quota")
     if quota is not None and not _QUOTA.match(str(quota)):
         yield f"accounts: quota of {address} is {quota!r}; write a size such as 500M or 5G"
+    sieve = account.get("sieve")
+    if sieve is not None and (not isinstance(sieve, str) or not sieve.strip()):
+        yield f"accounts: sieve of {address} is no text of a Sieve script"
 
 
 def _alias_names(given: _Given) -> set[str]:

@@ -31,6 +31,7 @@ options:
       password: {description: Plain password., type: str}
       aliases: {description: Further addresses., type: list, elements: str, default: []}
       quota: {description: Size of the mailbox., type: str}
+      sieve: {description: Sieve script. It is for the role C(dovecot) and not written here., type: str}
   aliases:
     description: Address, or C(@domain), to the list of addresses that it leads to.
     type: dict
@@ -129,10 +130,17 @@ def password_hash(account: Mapping[str, Any], known: Mapping[str, str], crypt: C
     return old if old and crypt.matches(account["password"], old) else crypt.make(account["password"])
 
 
+def dovecot_fields(account: Mapping[str, Any]) -> str:
+    """The passwd-file's last field, extra fields of Dovecot's user database."""
+    size = addresses.size_bytes(account.get("quota"))
+    return f"userdb_quota_storage_size={size}B" if size else ""
+
+
 def passwd_text(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> str:
-    """Dovecot's passwd-file, which OpenSMTPD's table-passwd reads too: seven fields, the first two used."""
+    """Dovecot's passwd-file, which OpenSMTPD's table-passwd reads too, its first two fields alone."""
     crypt = Crypt()
-    lines = (f"{account['address'].lower()}:{password_hash(account, known, crypt)}:::::" for account in accounts)
+    lines = (f"{account['address'].lower()}:{password_hash(account, known, crypt)}::::::{dovecot_fields(account)}"
+             for account in accounts)
     return "".join(f"{line}\n" for line in sorted(lines))
 
 
@@ -146,6 +154,7 @@ def main() -> None:
                 "password": {"type": "str", "no_log": True},
                 "aliases": {"type": "list", "elements": "str", "default": []},
                 "quota": {"type": "str"},
+                "sieve": {"type": "str", "no_log": True},
             }},
             "aliases": {"type": "dict", "default": {}},
             "domains": {"type": "list", "elements": "str", "required": True},
