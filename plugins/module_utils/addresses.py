@@ -38,7 +38,7 @@ def account_names(account: Account) -> list[str]:
 
 
 def size_bytes(size: Any) -> int:
-    """A size such as ``500M`` or ``5G``, in bytes; 0 for nothing, and for what is no size, as :mod:`problems` will say."""
+    """A size such as ``500M`` or ``5G``, in bytes; 0 for nothing and for what is no size."""
     found = re.fullmatch(r"([0-9]+)([KMGT]?)", str(size or ""), re.IGNORECASE)
     return int(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") if found else 0
 
@@ -51,8 +51,9 @@ def sieve_files(accounts: Sequence[Account], directory: str) -> list[dict[str, s
 
 def sieve_checks(accounts: Sequence[Account], directory: str) -> list[dict[str, list[str]]]:
     """Commands for ``daemon_config`` that fail when one of :func:`sieve_files` is no Sieve script."""
-    return [{"argv": ["sievec", "-c", "/etc/dovecot/dovecot.conf", "-d", file["path"], "-"], "when_changed": [file["path"]]}
-            for file in sieve_files(accounts, directory)]
+    paths = [file["path"] for file in sieve_files(accounts, directory)]
+    return [{"argv": ["sievec", "-c", "/etc/dovecot/dovecot.conf", "-d", path, "-"], "when_changed": [path]}
+            for path in paths]
 
 
 def first_address(accounts: Any) -> str:
