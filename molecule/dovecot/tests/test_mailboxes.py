@@ -45,7 +45,7 @@ def search(box: imaplib.IMAP4_SSL, key: str, words: str) -> list[bytes]:
 def test_utf8_everywhere(container: str, address: str) -> None:
     """Headers, body, folder's name and password; found, moved and copied by it."""
     word = f"Grüße{uuid.uuid4().hex[:8]}"
-    message = smtp.compose("Jürgen Müller <sender@world.test>", [BOB[0]], f"{word} aus Köln, 東京\n", subject=f"{word} ☃")
+    message = smtp.compose("Jürgen <sender@world.test>", [BOB[0]], f"{word} aus Köln, 東京\n", subject=f"{word} ☃")
     assert lmtp(container, smtp.wire(message), BOB[0])[BOB[0]][0] == 250
     with session(address) as box:
         box.select("INBOX")
@@ -149,15 +149,14 @@ def test_acknowledged_mail_survives_a_power_cut(container: str, address: str) ->
     messages = [smtp.compose("sender@world.test", [CAROL[0]], f"number {number}\n") for number in range(4)]
     for message in messages[:2]:
         assert lmtp(container, smtp.wire(message), CAROL[0])[CAROL[0]][0] == 250
-        run(container, "sh", "-c", "kill -9 $(pgrep dovecot) $(pgrep -x lmtp) $(pgrep -f ^dovecot/) || true")
-        wait_for(lambda: run(container, "systemctl", "is-active", "dovecot").strip() == "active" or None, 15)
+        run(container, "systemctl", "kill", "--signal=KILL", "dovecot")
         wait_for(lambda: reachable(address) or None, 15)
     for message in messages[2:]:
         assert lmtp(container, smtp.wire(message), CAROL[0])[CAROL[0]][0] == 250
         docker("kill", container)
         docker("start", container)
-        address = containers.address(container)
-        wait_for(lambda: reachable(address) or None, 60, "Dovecot is back")
+        wait_for(lambda: reachable(containers.address(container)) or None, 60, "Dovecot is back")
+    address = containers.address(container)
     for message in messages:
         imap.wait_message(address, *CAROL, str(message["Message-ID"]), timeout=5)
     assert run(container, "journalctl", "--no-pager", "-b", "-u", "dovecot", "-p", "err", "-q") == ""
@@ -166,6 +165,6 @@ def test_acknowledged_mail_survives_a_power_cut(container: str, address: str) ->
 def reachable(address: str) -> bool:
     try:
         imap.session(address, *CAROL).logout()
-    except OSError:
+    except (OSError, imaplib.IMAP4.error):
         return False
     return True

@@ -43,9 +43,9 @@ def fill(container: str, size: int, subject: str = "") -> None:
 def expunge(address: str, *folders: str) -> None:
     with imap.session(address, *DAVE) as box:
         for folder in folders:
-            box.select(folder)
-            box.store("1:*", "+FLAGS", r"\Deleted")
-            box.expunge()
+            if box.select(folder)[1] != [b"0"]:
+                box.store("1:*", "+FLAGS", r"\Deleted")
+                box.expunge()
 
 
 @pytest.fixture
@@ -76,7 +76,6 @@ def test_warning_mail(container: str, daves_box: str, first: int, second: int, p
     assert warning["Subject"] == expected
     assert warning["From"].addresses[0].addr_spec == "postmaster@mail.example.org"
     assert warning["To"] == DAVE[0]
-    assert warning["Return-Path"] == "<>"
     assert warning["Auto-Submitted"] == "auto-generated"
     assert table(container) == []
 
@@ -92,8 +91,8 @@ def test_full_mailbox_is_in_the_table_until_there_is_space(container: str, daves
         assert box.append("Sent", "", None, message(60_000))[0] == "NO"
         # Deleting has to work.
         box.select("INBOX")
-        assert box.copy("1", "Trash")[0] == "NO", "more than a tenth above"
-        assert box.uid("MOVE", "1:*", "Trash")[0] == "OK"
+        for uid in box.uid("SEARCH", "ALL")[1][0].decode().split():
+            assert box.uid("MOVE", uid, "Trash")[0] == "OK"
     assert table(container) == DAVES
     expunge(daves_box, "Trash")
     wait_for(lambda: not table(container) or None, 10, "Dave has space")
