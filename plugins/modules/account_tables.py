@@ -131,15 +131,15 @@ def password_hash(account: Mapping[str, Any], known: Mapping[str, str], crypt: C
 
 
 def dovecot_fields(account: Mapping[str, Any]) -> str:
-    """The passwd-file's last field, extra fields of Dovecot's user database."""
+    """The passwd-file's eighth field with its colon, extra fields of Dovecot's user database; empty without any."""
     size = addresses.size_bytes(account.get("quota"))
-    return f"userdb_quota_storage_size={size}B" if size else ""
+    return f":userdb_quota_storage_size={size}B" if size else ""
 
 
 def passwd_text(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> str:
     """Dovecot's passwd-file, which OpenSMTPD's table-passwd reads too, its first two fields alone."""
     crypt = Crypt()
-    lines = (f"{account['address'].lower()}:{password_hash(account, known, crypt)}::::::{dovecot_fields(account)}"
+    lines = (f"{account['address'].lower()}:{password_hash(account, known, crypt)}:::::{dovecot_fields(account)}"
              for account in accounts)
     return "".join(f"{line}\n" for line in sorted(lines))
 
