@@ -12,7 +12,7 @@ import pytest
 from servers import Server, both
 from testbed import smtp
 
-PORTS = [25, 465, 587, 993]
+PORTS = [25, 465, 587, 993, 4190]
 pytestmark = pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
 
 

@@ -204,7 +204,8 @@ yaml_values = st.recursive(
         | st.dictionaries(
             st.text(max_size=8)
             | st.sampled_from(
-                ["address", "aliases", "password", "password_hash", "quota", "sieve", "name", "dkim_selector", "@example.org"]
+                ["address", "aliases", "password", "password_hash", "quota", "sieve", "name", "dkim_selector",
+                 "@example.org"]
             ),
             inner,
             max_size=4,
