@@ -206,7 +206,9 @@ def test_verdict_on_a_twin(server: Server) -> None:
     words = {kind: [f"{kind}{uuid.uuid4().hex[:6]}" for _ in range(60)] for kind in ("pills", "novel")}
 
     def text(kind: str) -> str:
-        return " ".join(random.sample(words[kind], 45)) + "\n"
+        """Nearly the same each time."""
+        left_out = set(random.sample(words[kind], 3))
+        return " ".join(word for word in words[kind] if word not in left_out) + "\n"
 
     def taken_in(kind: str) -> list[str]:
         messages = [smtp.compose(STRANGER, [login.address], text(kind)) for _ in range(4)]
@@ -217,7 +219,6 @@ def test_verdict_on_a_twin(server: Server) -> None:
 
     with judging_after(server, 3):
         assert [bayes_says(server, text(kind)) for kind in words] == ["", ""]
-        spam_before, ham_before = learned(server)
         for marker in taken_in("pills"):
             move(server, login, marker, "INBOX", "Junk")
         good = taken_in("novel")
@@ -225,8 +226,7 @@ def test_verdict_on_a_twin(server: Server) -> None:
             move(server, login, marker, "INBOX", "Junk")
         for marker in good:
             move(server, login, marker, "Junk", "INBOX")
-        expected = (spam_before + 4, ham_before + 4)
-        wait_for(lambda: learned(server) == expected or None, 60, "all is learned")
+        wait_for(lambda: not waiting(server) or None, 60, "all is learned")
         wait_for(lambda: bayes_says(server, text("pills")) == "BAYES_SPAM" or None, 20, "spam is known")
         assert bayes_says(server, text("novel")) == "BAYES_HAM"
 
