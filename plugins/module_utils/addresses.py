@@ -10,6 +10,7 @@ in lower case.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +65,25 @@ def is_enabled(account: Account) -> bool:
 def takes_mail(account: Account) -> bool:
     """Whether the account has a mailbox that mail comes into."""
     return is_enabled(account) and not is_true(account.get("send_only", False))
+
+
+def size_bytes(size: Any) -> int:
+    """A size such as ``500M`` or ``5G``, in bytes; 0 for nothing and for what is no size."""
+    found = re.fullmatch(r"([0-9]+)([KMGT]?)", str(size or ""), re.IGNORECASE)
+    return int(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") if found else 0
+
+
+def sieve_files(accounts: Sequence[Account], directory: str) -> list[dict[str, str]]:
+    """The accounts' Sieve scripts as files for the module ``daemon_config``, ``ADDRESS.sieve`` in ``directory``."""
+    return [{"path": f"{directory}/{account['address'].lower()}.sieve", "content": account["sieve"].rstrip("\n") + "\n",
+             "on_change": "none"} for account in accounts if account.get("sieve")]
+
+
+def sieve_checks(accounts: Sequence[Account], directory: str) -> list[dict[str, list[str]]]:
+    """Commands for ``daemon_config`` that fail when one of :func:`sieve_files` is no Sieve script."""
+    paths = [file["path"] for file in sieve_files(accounts, directory)]
+    return [{"argv": ["sievec", "-c", "/etc/dovecot/dovecot.conf", "-d", path, "-"], "when_changed": [path]}
+            for path in paths]
 
 
 def first_address(accounts: Any) -> str:

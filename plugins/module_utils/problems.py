@@ -277,8 +277,8 @@ def _account(account: Mapping[str, Any], domains: list[str]) -> Iterator[str]:
         if value is not None and str(value).lower() not in ("true", "false", "yes", "no", "on", "off"):
             yield f"accounts: {key} of {address} is {value!r}; write true or false"
     sieve = account.get("sieve")
-    if sieve is not None and (not isinstance(sieve, str) or "\0" in sieve):
-        yield f"accounts: sieve of {address} is no text; write the script itself, after 'sieve: |'"
+    if sieve is not None and (not isinstance(sieve, str) or not sieve.strip() or "\0" in sieve):
+        yield f"accounts: sieve of {address} is no text of a Sieve script; write the script itself, after 'sieve: |'"
     send_as = account.get("send_as") or []
     if not isinstance(send_as, list | tuple):
         yield f"accounts: send_as of {address} is no list"

@@ -172,6 +172,14 @@ def password_hash(account: Mapping[str, Any], known: Mapping[str, str], crypt: C
     return old if old and crypt.matches(account["password"], old) else crypt.make(account["password"])
 
 
+def dovecot_fields(account: Mapping[str, Any]) -> str:
+    """The passwd-file's eighth field with its colon, extra fields of Dovecot's; empty without any."""
+    if not addresses.takes_mail(account):
+        return SEND_ONLY
+    size = addresses.size_bytes(account.get("quota"))
+    return f":userdb_quota_storage_size={size}B" if size else ""
+
+
 def passwd_entries(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> dict[str, str]:
     """Dovecot's passwd-file, which OpenSMTPD's table-passwd reads too.
 
@@ -184,7 +192,7 @@ def passwd_entries(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> 
     enabled = [account for account in accounts if addresses.is_enabled(account)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         hashes = list(pool.map(lambda account: password_hash(account, known, crypt), enabled))
-    return {account["address"].lower(): f"{hashed}:::::{'' if addresses.takes_mail(account) else SEND_ONLY}"
+    return {account["address"].lower(): f"{hashed}:::::{dovecot_fields(account)}"
             for account, hashed in zip(enabled, hashes, strict=True)}
 
 

@@ -217,3 +217,12 @@ def test_ten_thousand_accounts_take_seconds(tables: Tables, directory: Path) -> 
     assert tables(accounts)["changed"]
     assert not tables(accounts)["changed"]
     assert len((directory / "passwd").read_text().splitlines()) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("quota", "field"),
+    [(None, ""), ("500", ":userdb_quota_storage_size=500B"), ("5g", ":userdb_quota_storage_size=5368709120B")],
+)
+def test_the_quota_is_for_dovecot(tables: Tables, directory: Path, quota: str | None, field: str) -> None:
+    tables([{"address": "alice@example.org", "password_hash": HASH, "quota": quota}])
+    assert (directory / "passwd").read_text() == f"alice@example.org:{HASH}:::::{field}\n"

@@ -164,6 +164,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("accounts", accounts(password_hash=None, password=f"{SECRET}\n"), "cannot be printed"),
     ("accounts", accounts(password_hash=None, password=123456), "neither password_hash nor password (in quotes)"),
     ("accounts", accounts(quota="much"), "quota of alice@example.org is 'much'"),
+    ("accounts", accounts(sieve=["keep;"]), "sieve of alice@example.org is no text"),
+    ("accounts", accounts(sieve=" "), "sieve of alice@example.org is no text"),
     ("accounts", accounts(quota=0), "quota of alice@example.org is 0"),
     ("accounts", accounts(passwort="x"), "unknown key 'passwort'"),
     ("aliases", {"aliases": ["team@example.org"]}, "mapping"),
@@ -271,7 +273,8 @@ yaml_values = st.recursive(
         | st.dictionaries(
             st.text(max_size=8)
             | st.sampled_from(
-                ["address", "aliases", "password", "password_hash", "quota", "name", "dkim_selector", "@example.org"]
+                ["address", "aliases", "password", "password_hash", "quota", "sieve", "name", "dkim_selector",
+                 "@example.org"]
             ),
             inner,
             max_size=4,
