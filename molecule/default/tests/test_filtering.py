@@ -12,7 +12,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 
 import pytest
-from servers import FRIEND, RELAY, STRANGER, Server, both
+from servers import FRIEND, RELAY, SERVERS, STRANGER, Server, both
 from signatures import Peer, check_relayed
 from testbed import dns, provider, smtp
 from testbed.containers import wait_for
@@ -63,6 +63,17 @@ def test_spoof_of_our_own_domain(server: Server, author: str) -> None:
         assert "is served here" in refusal(server, sender, message)
     foreign = smtp.compose(STRANGER, [server.alice.address])
     assert "is served here" in refusal(server, forged, foreign)
+
+
+@both
+def test_the_other_server_believes_it(server: Server) -> None:
+    """Through the relay provider to a server of this collection on the other release."""
+    (other,) = (one for one in SERVERS if one != server)
+    message = server.submit([other.bob.address])
+    (results,) = parsed(other.mailbox(other.bob, str(message["Message-ID"]))).get_all("Authentication-Results", [])
+    assert str(results).startswith(other.hostname)
+    for verdict in ("dkim=pass", "spf=pass", "dmarc=pass"):
+        assert re.search(rf"\b{verdict}\b", str(results)), results
 
 
 @both
