@@ -131,7 +131,7 @@ BROKEN: list[tuple[str, str, str, dict[str, Any]]] = [
         "/etc/dkimproxy/dkimproxy_out.conf",
         {"mail_dkim_selector": "s1", "mail_additional_domains": ["example.com"]},
     ),
-    ("rspamd", "/etc/rspamd/local.d/ratelimit.conf", "/etc/rspamd/local.d/actions.conf", {"rspamd_reject_score": 20}),
+    ("rspamd", "/etc/rspamd/local.d/mx_check.conf", "/etc/rspamd/local.d/actions.conf", {"rspamd_reject_score": 20}),
 ]
 
 
