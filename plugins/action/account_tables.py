@@ -15,7 +15,7 @@ class ActionModule(ActionBase):
     """Moves ``accounts`` to ``accounts_json``.
 
     Thousands of hidden values would have Ansible look for each of them in everything that a module prints; as one they
-    are hidden just as well. What the tables do not need, Sieve scripts for example, stays here.
+    are hidden just as well. Sieve scripts, which the tables do not need, stay here.
     """
 
     _supports_check_mode = True
@@ -27,9 +27,8 @@ class ActionModule(ActionBase):
         accounts = arguments.pop("accounts", None)
         if not isinstance(accounts, list) or not all(isinstance(account, dict) for account in accounts):
             raise AnsibleActionFail("account_tables: accounts is no list of mappings")
-        unused = {"quota", "sieve"}
         arguments["accounts_json"] = json.dumps(
-            [{key: value for key, value in account.items() if key not in unused} for account in accounts]
+            [{key: value for key, value in account.items() if key != "sieve"} for account in accounts]
         )
         result.update(self._execute_module(module_name="selfhosted.mail.account_tables", module_args=arguments,
                                            task_vars=task_vars))

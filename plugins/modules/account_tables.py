@@ -23,7 +23,7 @@ options:
   accounts:
     description:
       - The accounts, mappings with C(address), C(password_hash) (as crypt(5) has it) or C(password), and optionally
-        C(aliases), C(send_as), C(enabled) and C(send_only). Required.
+        C(aliases), C(send_as), C(enabled), C(send_only) and C(quota). Required.
     type: list
     elements: dict
   accounts_json:
