@@ -170,8 +170,10 @@ def bring_back(wanted: dict[str, Any]) -> str | None:
 
 
 def last_words(service: str) -> str:
+    # What the daemon said last may be on its way to the journal still, and --sync does not wait for pipes.
+    time.sleep(1)
     try:
-        run(["journalctl", "--sync"])  # what the daemon said last may be on its way to the journal still
+        run(["journalctl", "--sync"])
         return run(["journalctl", "--unit", service, "--lines", "15", "--no-pager", "--output", "cat"]).strip()
     except CommandFailed:
         return ""

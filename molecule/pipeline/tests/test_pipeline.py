@@ -30,6 +30,7 @@ def test_killed_under_load(server: Server) -> None:
         for number, kill in enumerate(kills):
             # Each in the middle of what the one before left to do.
             wait_for(lambda number=number: batch.arrived() > LOAD * number // 8, 120, "more mail")  # type: ignore[misc]
+            wait_for(lambda: server.sh("systemctl is-active dkimproxy || true") == "active", 60, "the signer is back")
             server.sh(kill)
     batch.wait(LOAD, 240)
     server.settle()
