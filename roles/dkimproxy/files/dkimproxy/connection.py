@@ -115,14 +115,8 @@ class Wire:
 
     async def send(self, data: bytes, seconds: float) -> None:
         """Raises OSError, TimeoutError."""
-        # Replies and commands find room at once; a deadline for each of them would cost more than they do.
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(data):
-            async with asyncio.timeout(seconds):
-                await self._loop.sock_sendall(self._socket, memoryview(data)[sent:])
+        async with asyncio.timeout(seconds):
+            await self._loop.sock_sendall(self._socket, data)
 
     async def linger(self) -> None:
         """Let the other side read the last reply: closing with unread input would make it vanish."""
