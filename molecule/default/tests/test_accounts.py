@@ -183,8 +183,6 @@ def test_forwarded_through_the_relay(server: Server) -> None:
     assert STRANGER in str(kept.message["From"])
 
 
-
-
 def sendmail(server: Server, text: str, *arguments: str, user: str = "shelly") -> None:
     """AssertionError when sendmail does not take it."""
     words = ["exec", "--interactive", "--user", user, server.container, "/usr/sbin/sendmail", *arguments]
@@ -266,6 +264,7 @@ def test_removed_while_logged_in(hashes: list[str]) -> None:
     leavers = {server: imap.session(server.ip, f"leaver@{server.domain}", PASSWORD) for server in SERVERS}
     others = {server: imap.session(server.ip, server.alice.address, PASSWORD) for server in SERVERS}
     clients = {server: smtp.login(server.ip, 587, server.alice.address, PASSWORD, smtp.tls()) for server in SERVERS}
+    writers = {server: smtp.login(server.ip, 465, f"leaver@{server.domain}", PASSWORD) for server in SERVERS}
     before = {server: processes(server) for server in SERVERS}
     done = run_site("--tags", "accounts", variables=variables(hashes, without="leaver"))
     assert done.returncode == 0, done.stdout[-3000:]
@@ -277,6 +276,7 @@ def test_removed_while_logged_in(hashes: list[str]) -> None:
             imap.session(server.ip, f"leaver@{server.domain}", PASSWORD)
         with pytest.raises(smtplib.SMTPAuthenticationError):
             smtp.login(server.ip, 587, f"leaver@{server.domain}", PASSWORD)
+        assert 500 <= writers[server].mail(f"leaver@{server.domain}")[0] < 600
         assert others[server].noop()[0] == "OK"
         assert clients[server].noop()[0] == 250
         assert processes(server) == before[server]

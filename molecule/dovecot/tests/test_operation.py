@@ -164,23 +164,25 @@ def test_comes_back_when_killed(host: Host, address: str, signal: str) -> None:
     wait_for(back, timeout=15, what="Dovecot back")
 
 
-def test_acknowledged_mail_survives_a_power_cut(container: str, address: str) -> None:
-    """Dovecot and then the whole machine are gone right after LMTP's 250."""
-    begun = time.time()
-    messages = [smtp.compose("sender@world.test", [CAROL[0]], f"number {number}\n") for number in range(4)]
-    for message in messages[:2]:
-        assert lmtp(container, smtp.wire(message), CAROL[0])[CAROL[0]][0] == 250
+def test_acknowledged_mail_survives_a_power_cut(container: str) -> None:
+    """Dovecot, and then the whole machine, are gone right after LMTP's 250."""
+
+    def kill_dovecot() -> None:
         containers.run(container, "systemctl", "kill", "--signal=KILL", "dovecot")
-        wait_for(lambda: reachable(address) or None, 15)
-    for message in messages[2:]:
-        assert lmtp(container, smtp.wire(message), CAROL[0])[CAROL[0]][0] == 250
+
+    def cut_the_power() -> None:
         containers.docker("kill", container)
         containers.docker("start", container)
+
+    for end in (kill_dovecot, kill_dovecot, cut_the_power, cut_the_power):
+        message = smtp.compose("sender@world.test", [CAROL[0]])
+        assert lmtp(container, smtp.wire(message), CAROL[0])[CAROL[0]][0] == 250
+        end()
         wait_for(lambda: reachable(containers.address(container)) or None, 60, "Dovecot is back")
-    address = containers.address(container)
-    for message in messages:
-        imap.wait_message(address, *CAROL, str(message["Message-ID"]), timeout=5)
-    assert containers.journal(container, f"--since=@{begun:.0f}", "--unit=dovecot", "--priority=err", "--quiet") == ""
+        imap.wait_message(containers.address(container), *CAROL, str(message["Message-ID"]), timeout=5)
+        # Who was killed a moment later than others may have complained of them; who came back has no reason to.
+        now = containers.run(container, "systemctl", "show", "-P", "InvocationID", "dovecot").strip()
+        assert containers.journal(container, f"_SYSTEMD_INVOCATION_ID={now}", "--priority=err", "--quiet") == ""
 
 
 def reachable(address: str) -> bool:
