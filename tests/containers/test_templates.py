@@ -128,7 +128,7 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
         ("doveconf -n", "/srv/mail"),
         ("grep max-mails /etc/smtpd.conf", "max-mails 7"),
         ("doveconf -n", "lz4"),
-        ("sed /fts/Q1 /etc/dovecot/dovecot.conf", "dovecot"),
+        ("sed /fts_/Q1 /etc/dovecot/dovecot.conf", "dovecot"),
         ("rspamadm configdump actions", "reject = 12.5"),
         ("rspamadm configdump ratelimit", "30 / 1m"),
         ("rspamadm configdump arc", "lists.example"),
