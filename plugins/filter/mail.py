@@ -27,7 +27,6 @@ class FilterModule:
             "problems": problems.problems,
             "public_addresses": zone.public_addresses,
             "sender_map": upstream.sender_map,
-            "sieve_checks": addresses.sieve_checks,
             "sieve_files": addresses.sieve_files,
             "signer_file_problems": signer_file.problems,
             "signing_keys": addresses.signing_keys,

@@ -44,7 +44,7 @@ def account_names(account: Account) -> list[str]:
 def plain(value: Any) -> Any:
     """The same data in Python's own types.
 
-    Ansible's carry their origin with them, and are slow to copy: seconds for thousands of accounts, at each look.
+    Ansible's are templates still, and carry their origin with them: seconds for thousands of accounts, at each look.
     """
     if isinstance(value, Mapping):
         return {plain(key): plain(item) for key, item in value.items()}
@@ -77,13 +77,6 @@ def sieve_files(accounts: Sequence[Account], directory: str) -> list[dict[str, s
     """The accounts' Sieve scripts as files for the module ``daemon_config``, ``ADDRESS.sieve`` in ``directory``."""
     return [{"path": f"{directory}/{account['address'].lower()}.sieve", "content": account["sieve"].rstrip("\n") + "\n",
              "on_change": "none"} for account in accounts if account.get("sieve")]
-
-
-def sieve_checks(accounts: Sequence[Account], directory: str) -> list[dict[str, list[str]]]:
-    """Commands for ``daemon_config`` that fail when one of :func:`sieve_files` is no Sieve script."""
-    paths = [file["path"] for file in sieve_files(accounts, directory)]
-    return [{"argv": ["sievec", "-c", "/etc/dovecot/dovecot.conf", "-d", path, "-"], "when_changed": [path]}
-            for path in paths]
 
 
 def first_address(accounts: Any) -> str:

@@ -165,11 +165,9 @@ def mailbox_logins(entries_now: Mapping[str, str]) -> set[str]:
     return {login for login, rest in entries_now.items() if not rest.endswith(SEND_ONLY)}
 
 
-def password_hash(account: Mapping[str, Any], known: Mapping[str, str], crypt: Crypt) -> str:
-    if account.get("password_hash"):
-        return str(account["password_hash"])
-    old = known.get(account["address"].lower(), "")
-    return old if old and crypt.matches(account["password"], old) else crypt.make(account["password"])
+def hashed(password: str, old: str, crypt: Crypt) -> str:
+    """The old hash as long as it is the password's."""
+    return old if old and crypt.matches(password, old) else crypt.make(password)
 
 
 def dovecot_fields(account: Mapping[str, Any]) -> str:
@@ -189,11 +187,13 @@ def passwd_entries(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> 
     OpenSMTPD does not look at it.
     """
     crypt = Crypt()
-    enabled = [account for account in accounts if addresses.is_enabled(account)]
+    enabled = {account["address"].lower(): account for account in accounts if addresses.is_enabled(account)}
+    hashes = {login: account["password_hash"] for login, account in enabled.items() if account.get("password_hash")}
+    plain = [login for login in enabled if login not in hashes]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        hashes = list(pool.map(lambda account: password_hash(account, known, crypt), enabled))
-    return {account["address"].lower(): f"{hashed}:::::{dovecot_fields(account)}"
-            for account, hashed in zip(enabled, hashes, strict=True)}
+        made = pool.map(lambda login: hashed(enabled[login]["password"], known.get(login, ""), crypt), plain)
+        hashes |= zip(plain, made, strict=True)
+    return {login: f"{hashes[login]}:::::{dovecot_fields(account)}" for login, account in enabled.items()}
 
 
 def end_sessions(logins: list[str]) -> None:
@@ -203,10 +203,12 @@ def end_sessions(logins: list[str]) -> None:
     """
     if not logins or not Path("/run/dovecot/anvil").exists():
         return
-    for login in logins:
+    sessions = run(["doveadm", "-f", "tab", "who"]).splitlines()[1:]
+    for login in sorted({line.split("\t")[0] for line in sessions} & set(logins)):
         try:
             run(["doveadm", "kick", login])
         except CommandFailed as error:
+            # It ended by itself.
             if "no users kicked" not in str(error).lower():
                 raise
 
