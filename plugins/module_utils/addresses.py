@@ -2,14 +2,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Accounts and aliases, and the tables that OpenSMTPD, Dovecot and the signing proxy read.
 
-An *account* is a mapping with ``address`` and, optionally, ``aliases`` (a list of addresses); *aliases* map an address,
-or ``@domain`` for a catch-all, to a list of addresses. Addresses are compared without regard to case and written in
-lower case.
+An *account* is a mapping with ``address`` and, optionally, ``aliases`` and ``send_as`` (lists of addresses),
+``enabled`` and ``send_only``; *aliases* map an address, or ``@domain`` for a catch-all, to a list of addresses; *domain
+aliases* map a domain to the one whose addresses it has too. Addresses are compared without regard to case and written
+in lower case.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.selfhosted.mail.plugins.module_utils import names
@@ -20,6 +23,7 @@ SECOND_KEY = "-ed25519"  # behind the selector of a second key
 
 Account = Mapping[str, Any]
 Aliases = Mapping[str, Sequence[str]]
+DomainAliases = Mapping[str, str]
 
 
 def domain_names(primary: str, additional: Iterable[str | Mapping[str, str]] = ()) -> list[str]:
@@ -37,10 +41,56 @@ def account_names(account: Account) -> list[str]:
     return [address.lower() for address in [account["address"], *(account.get("aliases") or [])]]
 
 
+def plain(value: Any) -> Any:
+    """The same data in Python's own types.
+
+    Ansible's are templates still, and carry their origin with them: seconds for thousands of accounts, at each look.
+    """
+    if isinstance(value, Mapping):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str.__str__(value) if isinstance(value, str) else value
+
+
+def is_true(value: Any) -> bool:
+    """What YAML, and a string that Jinja made of it, mean by a truth value."""
+    return str(value).lower() in ("true", "yes", "on", "1")
+
+
+def is_enabled(account: Account) -> bool:
+    return is_true(account.get("enabled", True))
+
+
+def takes_mail(account: Account) -> bool:
+    """Whether the account has a mailbox that mail comes into."""
+    return is_enabled(account) and not is_true(account.get("send_only", False))
+
+
+def size_bytes(size: Any) -> int:
+    """A size such as ``500M`` or ``5G``, in bytes; 0 for nothing and for what is no size."""
+    found = re.fullmatch(r"([0-9]+)([KMGT]?)", str(size or ""), re.IGNORECASE)
+    return int(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") if found else 0
+
+
+def sieve_files(accounts: Sequence[Account], directory: str) -> list[dict[str, str]]:
+    """The accounts' Sieve scripts as files for the module ``daemon_config``, ``ADDRESS.sieve`` in ``directory``."""
+    return [{"path": f"{directory}/{account['address'].lower()}.sieve", "content": account["sieve"].rstrip("\n") + "\n",
+             "on_change": "none"} for account in accounts if account.get("sieve")]
+
+
 def first_address(accounts: Any) -> str:
-    """Address of the first account; empty where ``accounts`` is not what it should be, as :mod:`problems` will say."""
-    first = accounts[0] if isinstance(accounts, list) and accounts else {}
-    return str(first.get("address") or "") if isinstance(first, Mapping) else ""
+    """Address of the first account that takes mail; empty where there is none, as :mod:`problems` will say."""
+    entries = accounts if isinstance(accounts, list | tuple) else []
+    found = (account["address"] for account in entries
+             if isinstance(account, Mapping) and account.get("address") and takes_mail(account))
+    return str(next(found, ""))
+
+
+def untagged(address: str) -> str:
+    """The address in lower case and without its ``+tag``."""
+    local, _at, domain = address.lower().rpartition("@")
+    return f"{local.partition('+')[0]}@{domain}"
 
 
 def system_aliases(domains: Sequence[str], hostname: str, admin: str, taken: Iterable[str]) -> dict[str, list[str]]:
@@ -90,26 +140,108 @@ def _selectors(primary: str, selector: str, additional: Iterable[str | Mapping[s
     return selectors
 
 
-def virtual_table(accounts: Sequence[Account], aliases: Aliases, domains: Sequence[str], hostname: str,
-                  admin: str) -> dict[str, list[str]]:
-    """Every address that mail is taken for, and what it leads to; an account's own leads to :data:`MAILBOX_USER`."""
-    table: dict[str, list[str]] = {}
-    for account in accounts:
-        address, *others = account_names(account)
-        table[address] = [MAILBOX_USER]
-        table.update((other, [address]) for other in others)
-    table.update((name.lower(), [target.lower() for target in targets]) for name, targets in aliases.items())
-    table.update(system_aliases(domains, hostname, admin, table))
-    return table
+@dataclass
+class Directory:
+    """Accounts and addresses, resolved: what mail is taken for and where it goes, and who may send as what."""
 
+    accounts: Sequence[Account]
+    aliases: Aliases
+    domains: Sequence[str]
+    hostname: str
+    admin: str
+    domain_aliases: DomainAliases = field(default_factory=dict)
 
-def sender_table(accounts: Sequence[Account], aliases: Aliases = {}) -> dict[str, list[str]]:  # noqa: B006
-    """Login to the addresses that it may use as sender: its own, its aliases, and aliases that lead to it alone."""
-    table = {account["address"].lower(): account_names(account) for account in accounts}
-    for name, targets in aliases.items():
-        if not name.startswith("@") and len(targets) == 1 and targets[0].lower() in table:
-            table[targets[0].lower()].append(name.lower())
-    return {login: list(dict.fromkeys(names)) for login, names in table.items()}
+    #: Every address that mail is taken for, and what it leads to; an account's own leads to :data:`MAILBOX_USER`.
+    virtuals: dict[str, list[str]] = field(init=False)
+    #: Addresses that somebody has and that take no mail; a catch-all must not have it either.
+    closed: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._alias_domains: dict[str, list[str]] = {}
+        for name, target in self.domain_aliases.items():
+            self._alias_domains.setdefault(target.lower(), []).append(name.lower())
+        self.virtuals, self.closed = {}, set()
+        for account in self.accounts:
+            address, *others = account_names(account)
+            if takes_mail(account):
+                self.virtuals[address] = [MAILBOX_USER]
+                self.virtuals.update((other, [address]) for other in others)
+            else:
+                self.closed.update((address, *others))
+        aliases = {name.lower(): [target.lower() for target in targets] for name, targets in self.aliases.items()}
+        self.closed.difference_update(aliases)
+        self.virtuals.update(aliases)
+        self._given = {*self.virtuals, *self.closed}
+        self._extend_to_domain_aliases()
+        self._close_what_leads_nowhere()
+        system = system_aliases(self.domains, self.hostname, self.admin, {*self.virtuals, *self.closed})
+        self.virtuals.update(system)
+
+    def _extend_to_domain_aliases(self) -> None:
+        for address in [*self.virtuals]:
+            # A catch-all has no address of its own that its twin could lead to.
+            targets = self.virtuals[address] if address.startswith("@") else [address]
+            self.virtuals.update((twin, targets) for twin in self._twins([address]))
+        self.closed.update(self._twins(list(self.closed)))
+
+    def _close_what_leads_nowhere(self) -> None:
+        """One recipient who takes no mail would have OpenSMTPD refuse the whole list."""
+        if not self.closed:
+            return
+        closed_now = set(self.closed)
+        while closed_now:
+            found = set()
+            for name, targets in self.virtuals.items():
+                open_ones = [target for target in targets if untagged(target) not in closed_now]
+                if len(open_ones) == len(targets):
+                    continue
+                self.virtuals[name] = open_ones
+                if not open_ones:
+                    found.add(name)
+            for name in found:
+                del self.virtuals[name]
+            self.closed |= {name for name in found if not name.startswith("@")}
+            closed_now = found
+
+    def senders(self) -> dict[str, list[str]]:
+        """Login to what it may use as sender.
+
+        These are its address and aliases, the aliases that lead to it alone, what ``send_as`` names (``@domain`` for a
+        whole domain), and all of them in the domains that stand for theirs. A login that is not enabled has nothing.
+        """
+        enabled = [account for account in self.accounts if is_enabled(account)]
+        owners = {name: account["address"].lower() for account in enabled for name in account_names(account)}
+        table = {account["address"].lower(): account_names(account) for account in enabled}
+        for name in self.aliases:
+            if not name.startswith("@") and (login := self._only_reader(name.lower(), owners)):
+                table[login].append(name.lower())
+        for account in enabled:
+            table[account["address"].lower()] += [str(name).lower() for name in account.get("send_as") or []]
+        return {login: list(dict.fromkeys([*names, *self._twins(names)])) for login, names in table.items()}
+
+    def _only_reader(self, name: str, owners: Mapping[str, str]) -> str | None:
+        """The login that alone gets the mail of an alias, over further aliases too."""
+        seen = set()
+        while name not in seen and len(targets := self.virtuals.get(name, [])) == 1:
+            seen.add(name)
+            name = untagged(targets[0])
+            if name in owners:
+                return owners[name]
+        return None
+
+    def _twins(self, names: Iterable[str]) -> Iterator[str]:
+        """The same names in the alias domains, but for those that somebody has there by himself."""
+        for local, _at, domain in (name.rpartition("@") for name in names):
+            for other in self._alias_domains.get(domain, ()):
+                if f"{local}@{other}" not in self._given:
+                    yield f"{local}@{other}"
+
+    def leads_outside(self) -> dict[str, list[str]]:
+        """Address to the addresses elsewhere that its mail is forwarded to, its own aliases not followed."""
+        ours = set(accepted_domains(self.domains, self.hostname))
+        found = {name: [target for target in targets if "@" in target and target.rpartition("@")[2] not in ours]
+                 for name, targets in self.virtuals.items()}
+        return {name: targets for name, targets in sorted(found.items()) if targets}
 
 
 def table_text(table: Mapping[str, Sequence[str]]) -> str:

@@ -9,24 +9,33 @@ wrote; a key that is absent is not checked. Values may have any type: YAML gives
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.selfhosted.mail.plugins.module_utils import addresses, names
 
-_CRYPT_HASH = re.compile(r"\$(2[aby]|5|6|y|gy|7)\$[./A-Za-z0-9$,=]{20,}\Z")
+# What Dovecot and OpenSMTPD both take, on both releases: bcrypt, SHA256-CRYPT, SHA512-CRYPT, yescrypt, gost-yescrypt,
+# scrypt (crypt(5)). Dovecot 2.4 takes no MD5-CRYPT.
+_CRYPT_HASH = re.compile(
+    r"(\$2[aby]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}"
+    r"|\$5\$(rounds=\d{1,9}\$)?[^$:\s!*]{1,16}\$[./A-Za-z0-9]{43}"
+    r"|\$6\$(rounds=\d{1,9}\$)?[^$:\s!*]{1,16}\$[./A-Za-z0-9]{86}"
+    r"|\$g?y\$[./A-Za-z0-9]+\$[./A-Za-z0-9]{1,86}\$[./A-Za-z0-9]{43}"
+    r"|\$7\$[./A-Za-z0-9]{11,97}\$[./A-Za-z0-9]{43})\Z", re.ASCII)
 _DMARC_POLICIES = ("none", "quarantine", "reject")
 _RELAY_TLS = ("starttls", "smtps")
 _TLS_MODES = ("selfsigned", "files")
-_ACCOUNT_KEYS = {"address", "password", "password_hash", "aliases", "quota"}
+_ACCOUNT_KEYS = {"address", "password", "password_hash", "aliases", "quota", "enabled", "send_only", "send_as", "sieve"}
+_FORWARD_VIA = ("relay", "direct", "refuse")
 _QUOTA = re.compile(r"[1-9][0-9]*[KMGT]?\Z", re.IGNORECASE)
 
 
 def problems(values: Mapping[str, Any], prefix: str = "mail_") -> list[str]:
     """All that is wrong, one sentence each, none twice; empty when nothing is."""
     found = release_problems(values["release"]) if "release" in values else []
-    for check in (_names, _signer, _relay, _directory, _tls, _dns):
-        found += [f"{prefix}{sentence}" for sentence in check(_Given(values))]
+    given = _Given(values)
+    for check in (_names, _signer, _relay, _directory, _forwarding, _tls, _dns):
+        found += [f"{prefix}{sentence}" for sentence in check(given)]
     return list(dict.fromkeys(found))
 
 
@@ -34,7 +43,7 @@ class _Given:
     """The values, with what Ansible leaves of an optional variable (absent, None or empty) made the same."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        self.values = values
+        self.values = addresses.plain(values)
 
     def __contains__(self, key: str) -> bool:
         return key in self.values
@@ -176,6 +185,7 @@ def _relay(given: _Given) -> Iterator[str]:
 
 
 def _directory(given: _Given) -> Iterator[str]:
+    yield from _domain_aliases(given)
     if "accounts" not in given:
         return
     accounts = given["accounts"]
@@ -184,14 +194,12 @@ def _directory(given: _Given) -> Iterator[str]:
         return
     domains = given.domains()
     holders: dict[str, str] = {}
-    logins: list[str] = []
+    silent: set[str] = set()
     for number, account in enumerate(accounts, 1):
         if not isinstance(account, Mapping) or not account.get("address"):
             yield f"accounts: entry {number} has no address"
             continue
         address = account["address"]
-        if isinstance(address, str):
-            logins.append(address.lower())
         yield from _account(account, domains)
         aliases = account.get("aliases") or []
         if not isinstance(aliases, list | tuple):
@@ -203,13 +211,37 @@ def _directory(given: _Given) -> Iterator[str]:
             if key in holders:
                 yield f"accounts: {name} is there twice, for {holders[key]} and {address}"
             holders.setdefault(key, address)
-    yield from _aliases(given, domains, holders)
+            if not addresses.takes_mail(account):
+                silent.add(key)
+    yield from _aliases(given, domains, holders, silent)
     admin = given["admin_address"]
     if "admin_address" in given and admin:
         if not names.is_address(admin):
             yield f"admin_address: {admin!r} is no mail address"
+        elif admin.lower() in silent - _alias_names(given):
+            yield f"admin_address: {admin} takes no mail, as its account is not enabled or send_only"
         elif names.domain_of(admin) in domains and admin.lower() not in {*holders, *_alias_names(given)}:
             yield f"admin_address: {admin} is in a domain of ours, but neither an account nor an alias"
+    elif not addresses.first_address(accounts):
+        yield "accounts: none of them takes mail, and somebody has to read postmaster's; enable one, not send_only"
+
+
+def _domain_aliases(given: _Given) -> Iterator[str]:
+    aliases = given["domain_aliases"] or {}
+    if not isinstance(aliases, Mapping):
+        yield "domain_aliases: is no mapping; write 'example.net: example.org'"
+        return
+    domains = given.domains()
+    lower = {str(name).lower() for name in aliases}
+    for name, target in aliases.items():
+        for domain in (name, target):
+            if not names.is_domain(domain):
+                yield f"domain_aliases: {domain!r} is no domain name"
+            elif domain.lower() not in domains:
+                yield (f"domain_aliases: {domain} is none of our domains ({', '.join(domains)}); name it in "
+                       "additional_domains too, so that it gets a key and a zone")
+        if str(target).lower() in lower:
+            yield f"domain_aliases: {name} leads to {target}, which leads on; write the last domain itself"
 
 
 def _own(address: Any, domains: list[str], variable: str) -> Iterator[str]:
@@ -229,8 +261,8 @@ def _account(account: Mapping[str, Any], domains: list[str]) -> Iterator[str]:
         yield f"accounts: {address} has both password and password_hash; keep password_hash"
     elif hashed:
         if not isinstance(hashed, str) or not _CRYPT_HASH.match(hashed):
-            yield (f"accounts: password_hash of {address} is no crypt(5) hash that begins with $6$, $2b$, $y$ or the "
-                   "like; make one with: openssl passwd -6")
+            yield (f"accounts: password_hash of {address} is no crypt(5) hash that both daemons take: $2b$, $2y$, "
+                   "$2a$, $5$, $6$, $y$, $gy$ or $7$, whole, without {SCHEME}; make one with: openssl passwd -6")
     elif not isinstance(plain, str) or not plain:
         yield f"accounts: {address} has neither password_hash nor password (in quotes)"
     elif not names.is_printable(plain):
@@ -240,6 +272,23 @@ def _account(account: Mapping[str, Any], domains: list[str]) -> Iterator[str]:
     quota = account.get("quota")
     if quota is not None and not _QUOTA.match(str(quota)):
         yield f"accounts: quota of {address} is {quota!r}; write a size such as 500M or 5G"
+    for key in ("enabled", "send_only"):
+        value = account.get(key)
+        if value is not None and str(value).lower() not in ("true", "false", "yes", "no", "on", "off"):
+            yield f"accounts: {key} of {address} is {value!r}; write true or false"
+    sieve = account.get("sieve")
+    if sieve is not None and (not isinstance(sieve, str) or not sieve.strip() or "\0" in sieve):
+        yield f"accounts: sieve of {address} is no text of a Sieve script; write the script itself, after 'sieve: |'"
+    send_as = account.get("send_as") or []
+    if not isinstance(send_as, list | tuple):
+        yield f"accounts: send_as of {address} is no list"
+        send_as = []
+    for name in send_as:
+        if isinstance(name, str) and name.startswith("@"):
+            if name[1:].lower() not in domains:
+                yield f"accounts: send_as of {address} has {name}, which is no domain of ours"
+        else:
+            yield from _own(name, domains, "accounts")
 
 
 def _alias_names(given: _Given) -> set[str]:
@@ -247,15 +296,35 @@ def _alias_names(given: _Given) -> set[str]:
     return {str(name).lower() for name in aliases} if isinstance(aliases, Mapping) else set()
 
 
-def _aliases(given: _Given, domains: list[str], holders: dict[str, str]) -> Iterator[str]:
+class _Known:
+    """The addresses that mail is taken for, tags and catch-alls and domain aliases thought of."""
+
+    def __init__(self, given: _Given, holders: Iterable[str]) -> None:
+        self.names = {*holders, *_alias_names(given)}
+        self.names |= {f"{name}@{domain}" for domain in addresses.accepted_domains(given.domains(), given.hostname())
+                       for name in addresses.SYSTEM_NAMES}
+        aliases = given["domain_aliases"]
+        self.domains = {str(name).lower(): str(target).lower() for name, target in aliases.items()} \
+            if isinstance(aliases, Mapping) else {}
+
+    def entry(self, address: str) -> str | None:
+        """The name in the tables that an address, in lower case, is found under."""
+        bare = addresses.untagged(address)
+        domain = names.domain_of(address)
+        for name in (bare, f"{bare.rpartition('@')[0]}@{self.domains.get(domain, domain)}",
+                     f"@{domain}", f"@{self.domains.get(domain, domain)}"):
+            if name in self.names:
+                return name
+        return None
+
+
+def _aliases(given: _Given, domains: list[str], holders: dict[str, str], silent: set[str]) -> Iterator[str]:
     aliases = given["aliases"] or {}
     if not isinstance(aliases, Mapping):
         yield "aliases: is no mapping; write 'info@example.org: [alice@example.org]'"
         return
-    known = {*holders, *_alias_names(given)}
-    hostname = given.hostname()
-    known |= {f"{name}@{domain}" for domain in addresses.accepted_domains(domains, hostname)
-              for name in addresses.SYSTEM_NAMES}
+    known = _Known(given, holders)
+    ours = {*domains, given.hostname()}
     seen: set[str] = set()
     graph: dict[str, list[str]] = {}
     for name, targets in aliases.items():
@@ -263,7 +332,7 @@ def _aliases(given: _Given, domains: list[str], holders: dict[str, str]) -> Iter
         if key in seen:
             yield f"aliases: {name} is there twice"
         seen.add(key)
-        if key in holders:
+        if key in holders and key not in silent:
             yield f"aliases: {name} is there twice, it is also an address of the account {holders[key]}"
         if key.startswith("@"):
             if key[1:] not in domains:
@@ -273,40 +342,61 @@ def _aliases(given: _Given, domains: list[str], holders: dict[str, str]) -> Iter
         if not isinstance(targets, list | tuple) or not targets:
             yield f"aliases: {name} points nowhere; write a list of addresses"
             continue
-        graph[key] = [str(target).lower() for target in targets]
+        graph[key] = []
         for target in targets:
             if not names.is_address(target):
                 yield f"aliases: {name} points to {target!r}, which is no mail address"
-            elif (domain := names.domain_of(target)) in (*domains, hostname) and \
-                    _untagged(target) not in known and f"@{domain}" not in known:
-                yield f"aliases: {name} points nowhere: {target} is neither an account nor an alias"
+            elif names.domain_of(target) in ours:
+                entry = known.entry(target.lower())
+                if entry is None:
+                    yield f"aliases: {name} points nowhere: {target} is neither an account nor an alias"
+                elif entry not in holders or entry in silent:
+                    graph[key].append(entry)
     yield from (f"aliases: {' leads to '.join(loop)}: a loop" for loop in _loops(graph))
 
 
-def _untagged(address: str) -> str:
-    local, _at, domain = address.lower().partition("@")
-    return f"{local.partition('+')[0]}@{domain}"
-
-
 def _loops(graph: Mapping[str, list[str]]) -> Iterator[list[str]]:
-    """Each loop once, begun at its first name in the order of the alphabet."""
+    """Loops, each begun at its first name in the order of the alphabet; every name is looked at once."""
+    done: set[str] = set()
     for start in sorted(graph):
-        trail, names_seen = [start], {start}
-        pending = [(start, iter(graph[start]))]
+        trail: list[str] = [start] if start not in done else []
+        on_trail = set(trail)
+        pending = [iter(graph[name]) for name in trail]
         while pending:
-            _name, targets = pending[-1]
-            target = next(targets, None)
+            target = next(pending[-1], None)
             if target is None:
                 pending.pop()
-                trail.pop()
-            elif target == start:
-                if start == min(trail):
-                    yield [*trail, start]
-                return
-            elif target in graph and target not in names_seen:
-                names_seen.add(target)
+                done.add(trail[-1])
+                on_trail.discard(trail.pop())
+            elif target in on_trail:
+                loop = trail[trail.index(target):]
+                first = loop.index(min(loop))
+                yield [*loop[first:], *loop[:first + 1]]
+            elif target in graph and target not in done:
                 trail.append(target)
-                pending.append((target, iter(graph[target])))
+                on_trail.add(target)
+                pending.append(iter(graph[target]))
+
+
+def _forwarding(given: _Given) -> Iterator[str]:
+    via = given["forward_via"]
+    if "forward_via" not in given or via == "":
+        return
+    if via not in _FORWARD_VIA:
+        yield f"forward_via: {via!r} is none of {', '.join(_FORWARD_VIA)}"
+    elif via == "relay" and (("relay_host" in given and given["relay_host"] == "")
+                             or ("relay" in given and not addresses.is_true(given["relay"]))):
+        yield "forward_via: is relay, but there is none, as relay_host is empty"
+    elif via == "refuse":
+        ours = {*given.domains(), given.hostname()}
+        aliases = given["aliases"]
+        for name, targets in aliases.items() if isinstance(aliases, Mapping) else ():
+            for target in _list(targets):
+                if names.is_address(target) and names.domain_of(target) not in ours:
+                    yield f"aliases: {name} leads outside, to {target}, and forward_via is refuse"
+        admin = given["admin_address"]
+        if names.is_address(admin) and names.domain_of(admin) not in ours:
+            yield f"admin_address: {admin} is outside, and forward_via is refuse"
 
 
 def _tls(given: _Given) -> Iterator[str]:

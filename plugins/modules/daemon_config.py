@@ -82,6 +82,11 @@ options:
         nor C(-vvv) gets the texts; a diff shows those that are no secrets.
     type: str
     default: "[]"
+  only:
+    description: Patterns of paths. Files that match and are none of O(files) are removed with the set.
+    type: list
+    elements: path
+    default: []
   commands:
     description: Commands that are run after the files are in place, when one of their files changed.
     type: list
@@ -135,6 +140,7 @@ needs:
 """
 
 import contextlib  # noqa: E402
+import glob  # noqa: E402
 import json  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -179,6 +185,11 @@ def make_once(item: dict[str, Any]) -> None:
         beside.unlink(missing_ok=True)
 
 
+def others(patterns: list[str]) -> list[Path]:
+    """The files that match."""
+    return [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) if Path(name).is_file()]
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -196,6 +207,7 @@ def main() -> None:
                                       "argv": {"type": "list", "elements": "str", "required": True}}},
             "files": {"type": "list", "elements": "dict", "default": [], "options": FILE_OPTIONS},
             "files_json": {"type": "str", "default": "[]", "no_log": True},
+            "only": {"type": "list", "elements": "path", "default": []},
             "commands": {"type": "list", "elements": "dict", "default": [], "options": {
                 "argv": {"type": "list", "elements": "str", "required": True},
                 "when_changed": {"type": "list", "elements": "path", "required": True},
@@ -208,6 +220,9 @@ def main() -> None:
     )
     wanted = module.params
     files = [ManagedFile.from_options(item) for item in wanted["files"] + json.loads(wanted["files_json"])]
+    known = {file.path for file in files}
+    files += [ManagedFile(path, None, Access("root", "root", "0644"), on_change="reload")
+              for path in others(wanted["only"]) if path not in known]
 
     users = [user for user in wanted["users"] if user_id(user["name"]) is None]
     directories = [item for item in wanted["directories"]

@@ -14,9 +14,9 @@ from servers import RELAY, SERVERS  # noqa: E402
 # What only watches comes first, then what sends mail, and what breaks things comes last: journals are read before
 # anything was broken, and the reboot at the end starts new ones.
 ORDER = [
-    "test_access", "test_dns", "test_secrets", "test_submission", "test_inbound", "test_local", "test_forwarding",
-    "test_journals", "test_tags", "test_bad_input", "test_configuration", "test_signer", "test_relay_trust",
-    "test_restart",
+    "test_access", "test_dns", "test_secrets", "test_submission", "test_inbound", "test_filtering", "test_local",
+    "test_forwarding", "test_mailboxes", "test_journals", "test_tags", "test_accounts", "test_bad_input",
+    "test_configuration", "test_signer", "test_relay_trust", "test_filter_outage", "test_restart",
 ]  # fmt: skip
 
 

@@ -50,6 +50,11 @@ class Server:
         """Has a plain text password, and all the rest of the additional domain."""
         return Login(f"bob@{self.domain}", 'b: #o "b" @ 100%')
 
+    @property
+    def quinn(self) -> Login:
+        """Has a quota of 2 MB; q@ and quota@ lead there, crew@ there and to bob."""
+        return Login(f"quinn@{self.domain}", "small box")
+
     def run(self, *command: str, user: str = "root") -> str:
         """Standard output of a command on the server; AssertionError when it fails."""
         return run(self.container, *command, user=user)

@@ -13,6 +13,7 @@ from servers import Server, both
 from testbed import smtp
 
 PORTS = [25, 465, 587, 993]
+MANAGESIEVE = 4190  # STARTTLS of its own kind
 pytestmark = pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
 
 
@@ -44,7 +45,7 @@ def test_only_mail_ports_are_open(server: Server) -> None:
     open_ports = {
         int(port) for address, _colon, port in sockets if not address.startswith(("127.", "[::1]", "[::ffff:127."))
     }
-    assert open_ports == set(PORTS)
+    assert open_ports == {*PORTS, MANAGESIEVE}
 
 
 @pytest.mark.parametrize("port", [110, 143, 995, 6379, 10027, 10028, 11332, 11333, 11334])

@@ -18,9 +18,9 @@ def changes(output: str) -> list[int]:
 def test_broken_configuration_never_replaces_a_running_one() -> None:
     """The run fails with the daemon's own words, mail keeps flowing, and the next good run has nothing to mend."""
     before = [state(server) for server in SERVERS]
-    done = run_site("--tags", "opensmtpd", variables={"opensmtpd_max_message_size": "nonsense"})
+    done = run_site("--tags", "opensmtpd", variables={"opensmtpd_queue_ttl": "nonsense"})
     assert done.returncode != 0
-    assert "smtpd.conf:" in done.stdout and "invalid size: nonsense" in done.stdout, done.stdout[-2000:]
+    assert "smtpd.conf:" in done.stdout and "invalid ttl delay: nonsense" in done.stdout, done.stdout[-2000:]
     assert [state(server) for server in SERVERS] == before
 
     def flows(server: Server) -> None:

@@ -7,7 +7,8 @@ import re
 import smtplib
 import uuid
 
-from servers import FRIEND, RELAY, STRANGER, Server, both
+from playbook import run_site
+from servers import FRIEND, RELAY, SERVERS, STRANGER, Server, both
 from signatures import Peer, signatures, verifies
 from testbed import provider, smtp
 
@@ -67,3 +68,20 @@ def test_srs_addresses_cannot_be_made_up(server: Server) -> None:
             continue
         server.settle()
         assert provider.find(RELAY, str(message["Message-ID"])) == [], forged
+
+
+def test_directly_past_the_relay() -> None:
+    """`mail_forward_via: direct` concerns what is forwarded alone, and the run says so."""
+    done = run_site("--tags", "accounts", variables={"mail_forward_via": "direct"})
+    assert done.returncode == 0, done.stdout[-3000:]
+    try:
+        assert "directly to the recipients' servers" in done.stdout
+        for server in SERVERS:
+            kept = server.relayed(server.receive(f"away@{server.domain}"))
+            assert (kept.recipients, kept.auth_user, kept.client_address) == ((FRIEND,), "", server.ip)
+            assert kept.sender.startswith("SRS0=")
+            assert server.relayed(server.submit([FRIEND])).auth_user == server.relay_user
+    finally:
+        assert run_site("--tags", "accounts").returncode == 0
+    for server in SERVERS:
+        assert server.relayed(server.receive(f"away@{server.domain}")).auth_user == server.relay_user

@@ -154,7 +154,7 @@ def test_nothing_is_relayed(server: Server, sender: str) -> None:
 
 @both
 def test_relaying_after_starttls(server: Server) -> None:
-    with smtplib.SMTP(server.ip, 25, timeout=30, local_hostname=server.hostname) as session:
+    with smtplib.SMTP(server.ip, 25, timeout=30, local_hostname=smtp.PEER) as session:
         session.starttls(context=smtp.tls())
         session.ehlo()
         session.mail(f"alice@{server.domain}")

@@ -9,6 +9,11 @@ from testbed import containers, smtp
 from testinfra.host import Host
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks at the journal of all the others, and then breaks things, comes last."""
+    items.sort(key=lambda item: item.path.stem == "test_operation")
+
+
 @pytest.fixture
 def container(host: Host) -> str:
     """Name of the host's container."""

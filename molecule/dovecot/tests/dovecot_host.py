@@ -17,6 +17,10 @@ CONVERGE = Path(__file__).parents[1] / "converge.yml"
 ALICE = ("alice@example.org", "correct horse")
 BOB = ("bob@example.net", 'bättery "staple" : #1')
 CAROL = ("carol@example.org", "first")
+# Has a quota of 1 MB, the others 100 MB; alias david@, and davids@ leads there too.
+DAVE = ("dave@example.org", "fourth")
+# Has a Sieve script from the administrator.
+ERIN = ("erin@example.org", "fifth")
 
 _LMTP_CLIENT = r"""
 import json, smtplib, sys

@@ -13,12 +13,12 @@ from testbed import imap, smtp
 from testinfra.host import Host
 
 
-def test_imaps_is_the_only_open_port(host: Host, address: str) -> None:
+def test_imaps_and_managesieve_are_the_only_open_ports(host: Host, address: str) -> None:
     sockets = {line.split()[3] for line in host.check_output("ss -Hltn").splitlines()}
     # Docker's resolver
     sockets = {name for name in sockets if not name.startswith("127.0.0.11:")}
-    assert sockets == {"0.0.0.0:993", "[::]:993"}
-    for port in (110, 143, 995, 4190):
+    assert sockets == {"0.0.0.0:993", "[::]:993", "0.0.0.0:4190", "[::]:4190"}
+    for port in (110, 143, 995):
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((address, port), timeout=5)
 
@@ -88,6 +88,8 @@ def test_lmtp_socket_is_for_vmail_alone(host: Host, container: str) -> None:
         ("/etc/selfhosted-mail/passwd", "dovecot", 0o440),
         ("/etc/selfhosted-mail/tls/mail.example.org.key", "root", 0o600),
         ("/var/vmail", "vmail", 0o700),
+        ("/var/lib/selfhosted-mail/full", "vmail", 0o700),
+        ("/var/lib/selfhosted-mail/learn/new", "vmail", 0o700),
     ],
 )
 def test_owners_and_modes(host: Host, path: str, user: str, mode: int) -> None:

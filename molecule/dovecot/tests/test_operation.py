@@ -11,8 +11,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from dovecot_host import ALICE, CAROL, run_role
-from testbed import imap
+from dovecot_host import ALICE, CAROL, lmtp, run_role
+from testbed import containers, imap, smtp
 from testbed.containers import wait_for
 from testinfra.host import Host
 
@@ -84,6 +84,8 @@ def test_bad_values_are_refused_by_name(container: str) -> None:
         "dovecot_imap_sessions_per_user": 0,
         "dovecot_hostname": "mail",
         "dovecot_admin_address": "nobody@example.org",
+        "dovecot_quota": "plenty",
+        "dovecot_quota_grace": "10%",
     }
     done = run_role(container, "-e", json.dumps(bad))
     assert done.returncode != 0
@@ -138,7 +140,8 @@ def test_wrong_logins_are_refused(address: str) -> None:
 
 
 def test_journal_has_no_errors_of_ours(host: Host) -> None:
-    lines = host.check_output("journalctl --no-pager --output=cat --identifier=dovecot --identifier=sievec")
+    lines = host.check_output("journalctl --no-pager --output=cat --identifier=dovecot --identifier=sievec "
+                              "--identifier=full-mailboxes --identifier=learn-moved")
     assert "stored mail into mailbox" in lines
     assert not [line for line in lines.splitlines() if re.search(r"\b(Error|Fatal|Panic)\b", line)]
     failed = host.check_output("systemctl --failed --plain --no-legend")
@@ -159,3 +162,32 @@ def test_comes_back_when_killed(host: Host, address: str, signal: str) -> None:
         return bool(host.service("dovecot").systemd_properties["MainPID"] != before)
 
     wait_for(back, timeout=15, what="Dovecot back")
+
+
+def test_acknowledged_mail_survives_a_power_cut(container: str) -> None:
+    """Dovecot, and then the whole machine, are gone right after LMTP's 250."""
+
+    def kill_dovecot() -> None:
+        containers.run(container, "systemctl", "kill", "--signal=KILL", "dovecot")
+
+    def cut_the_power() -> None:
+        containers.docker("kill", container)
+        containers.docker("start", container)
+
+    for end in (kill_dovecot, kill_dovecot, cut_the_power, cut_the_power):
+        message = smtp.compose("sender@world.test", [CAROL[0]])
+        assert lmtp(container, smtp.wire(message), CAROL[0])[CAROL[0]][0] == 250
+        end()
+        wait_for(lambda: reachable(containers.address(container)) or None, 60, "Dovecot is back")
+        imap.wait_message(containers.address(container), *CAROL, str(message["Message-ID"]), timeout=5)
+        # Who was killed a moment later than others may have complained of them; who came back has no reason to.
+        now = containers.run(container, "systemctl", "show", "-P", "InvocationID", "dovecot").strip()
+        assert containers.journal(container, f"_SYSTEMD_INVOCATION_ID={now}", "--priority=err", "--quiet") == ""
+
+
+def reachable(address: str) -> bool:
+    try:
+        imap.session(address, *CAROL).logout()
+    except (OSError, imaplib.IMAP4.error):
+        return False
+    return True

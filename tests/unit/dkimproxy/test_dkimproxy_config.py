@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """DKIMproxy's language: what is read, what is an error and where, which signature a message gets."""
 
+import base64
 import pwd
 import shutil
 import subprocess
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from dkimproxy import config
 from dkimproxy.address import Address, parse_address
 from dkimproxy.errors import ConfigError, Refused
@@ -154,6 +157,20 @@ def test_short_keys_are_refused(load, monkeypatch):
     with pytest.raises(ConfigError, match="4096 bits at least"):
         Signers(load(BASE + "keyfile KEYS/rsa.pem\n"))
     _parse.cache_clear()
+
+
+def test_keys_whose_parts_do_not_belong_together_are_refused(load, tmp_path, keys):
+    mixed = rsa.generate_private_key(65537, 2048)
+    whole = serialization.load_pem_private_key(keys.path("rsa").read_bytes(), None)
+    der = whole.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.TraditionalOpenSSL,
+                              serialization.NoEncryption())
+    modulus = whole.public_key().public_numbers().n.to_bytes(256, "big")
+    path = tmp_path / "mixed.pem"
+    path.touch(0o600)
+    text = base64.encodebytes(der.replace(modulus, mixed.public_key().public_numbers().n.to_bytes(256, "big"))).decode()
+    path.write_text(f"-----BEGIN RSA PRIVATE KEY-----\n{text}-----END RSA PRIVATE KEY-----\n")
+    with pytest.raises(ConfigError, match="do not belong together"):
+        Signers(load(BASE + f"keyfile {path}\n"))
 
 
 def test_command_line_wins_and_positions_are_listen_and_relay(load):

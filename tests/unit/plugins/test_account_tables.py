@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.selfhosted.mail.plugins.module_utils.problems import problems
 from ansible_collections.selfhosted.mail.plugins.modules import account_tables
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the tables belong to root")
@@ -32,7 +34,8 @@ def tables(run_module: Callable[..., dict[str, Any]], directory: Path) -> Tables
             account_tables.main,
             check,
             directory=str(directory),
-            accounts=accounts,
+            accounts_json=json.dumps(accounts),
+            mail_dir=str(directory.parent / "vmail"),
             **{"domains": ["example.org"], "hostname": "mail.example.org", "admin": "alice@example.org", **options},
         )
 
@@ -74,7 +77,8 @@ def test_files(tables: Tables, directory: Path) -> None:
         "root@mail.example.org alice@example.org",
     } < set(virtuals)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
-    assert modes == {"passwd": 0o440, "senders": 0o644, "virtuals": 0o644, "recipients": 0o644, "domains": 0o644}
+    public = dict.fromkeys(("senders", "virtuals", "recipients", "closed", "domains"), 0o644)
+    assert modes == {"passwd": 0o440, **public}
     assert stat.S_IMODE(directory.stat().st_mode) == 0o755
 
 
@@ -111,16 +115,46 @@ def test_salts_differ(tables: Tables, directory: Path) -> None:
 @pytest.mark.parametrize("scheme", ["$2b$", "$y$", "$5$"])
 def test_a_hash_of_another_scheme_is_kept_when_the_password_matches(tables: Tables, scheme: str) -> None:
     crypt = account_tables.Crypt()
-    hashed = crypt._crypt(PASSWORD, crypt._library.crypt_gensalt(scheme.encode(), 0, os.urandom(16), 16))
+    hashed = crypt._crypt(PASSWORD, crypt.salt(scheme))
     assert hashed.startswith(scheme)
     tables([{"address": "alice@example.org", "password_hash": hashed}])
     assert not tables([{"address": "alice@example.org", "password": PASSWORD}])["changed"]
 
 
+@pytest.mark.parametrize("scheme", ["$2a$", "$2b$", "$2y$", "$5$", "$6$", "$y$", "$gy$", "$7$"])
+def test_preflight_takes_what_crypt_makes(scheme: str) -> None:
+    crypt = account_tables.Crypt()
+    hashed = crypt._crypt(PASSWORD, crypt.salt(scheme))
+    assert hashed.startswith(scheme)
+    for text, good in ((hashed, True), (hashed[:-1], False), (f"{{CRYPT}}{hashed}", False), (f"{hashed} ", False)):
+        found = problems({"domain": "example.org", "accounts": [{"address": "a@example.org", "password_hash": text}]})
+        assert (found == []) is good, text
+
+
+def test_who_only_sends_has_no_mailbox_and_who_is_not_enabled_no_login(tables: Tables, directory: Path) -> None:
+    accounts = [{"address": f"{name}@example.org", "password_hash": HASH} for name in ("alice", "gone", "shop")]
+    tables(accounts)
+    result = tables([accounts[0], {**accounts[1], "enabled": False}, {**accounts[2], "send_only": True}])
+    assert result["closed_logins"] == ["gone@example.org", "shop@example.org"]
+    assert (directory / "passwd").read_text() == (
+        f"alice@example.org:{HASH}:::::\nshop@example.org:{HASH}::::::nologin=yes\n"
+    )
+    assert (directory / "closed").read_text() == "gone@example.org\nshop@example.org\n"
+    assert tables(accounts[:1])["closed_logins"] == [], "it had no mailbox before"
+
+
+def test_mailboxes_without_an_account_are_named(tables: Tables, directory: Path) -> None:
+    for box in ("alice", "bob"):
+        (directory.parent / "vmail" / "example.org" / box).mkdir(parents=True)
+    accounts = [{"address": "alice@example.org", "password_hash": HASH}]
+    assert tables(accounts)["left_mailboxes"] == ["bob@example.org"]
+    assert (directory.parent / "vmail" / "example.org" / "bob").exists()
+
+
 def test_check_mode_writes_nothing(tables: Tables, directory: Path) -> None:
     result = tables([{"address": "alice@example.org", "password": PASSWORD}], check=True)
     assert result["changed"]
-    assert len(result["changed_paths"]) == 5
+    assert len(result["changed_paths"]) == 6
     assert not directory.exists()
 
 
@@ -183,3 +217,12 @@ def test_ten_thousand_accounts_take_seconds(tables: Tables, directory: Path) -> 
     assert tables(accounts)["changed"]
     assert not tables(accounts)["changed"]
     assert len((directory / "passwd").read_text().splitlines()) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("quota", "field"),
+    [(None, ""), ("500", ":userdb_quota_storage_size=500B"), ("5g", ":userdb_quota_storage_size=5368709120B")],
+)
+def test_the_quota_is_for_dovecot(tables: Tables, directory: Path, quota: str | None, field: str) -> None:
+    tables([{"address": "alice@example.org", "password_hash": HASH, "quota": quota}])
+    assert (directory / "passwd").read_text() == f"alice@example.org:{HASH}:::::{field}\n"

@@ -200,3 +200,19 @@ def test_a_run_with_every_verbosity_and_diff_shows_no_secret(
     assert "+shown in the diff" in done.stdout
     assert SECRET not in done.stdout + done.stderr
     assert (etc / "new").exists() is not bool(options)
+
+
+def test_files_that_match_and_are_none_of_the_set_are_removed(config: Callable[..., dict[str, Any]], etc: Path) -> None:
+    for name in ("alice.sieve", "bob.sieve", "notes"):
+        (etc / name).write_text("keep;\n")
+    wanted: dict[str, Any] = {"files": [{"path": str(etc / "alice.sieve"), "content": "stop;\n"}],
+                              "only": [str(etc / "*.sieve")]}
+    assert config(check=True, **wanted)["changed"]
+    assert (etc / "bob.sieve").exists()
+    failed = config(**wanted, checks=[["false"]])
+    assert failed["failed"]
+    assert (etc / "bob.sieve").read_text() == "keep;\n"
+    result = config(**wanted)
+    assert result["changed_paths"] == [str(etc / "alice.sieve"), str(etc / "bob.sieve")]
+    assert sorted(path.name for path in etc.iterdir()) == ["alice.sieve", "notes"]
+    assert not config(**wanted)["changed"]

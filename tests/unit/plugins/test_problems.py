@@ -36,7 +36,13 @@ GOOD: dict[str, Any] = {
     "relay_spf": "include:spf.provider.example",
     "accounts": [
         {"address": "alice@example.org", "password_hash": HASH, "aliases": ["info@example.org"], "quota": "5G"},
-        {"address": "bob@example.net", "password": "pässwörd"},
+        {"address": "bob@example.net", "password": "pässwörd", "enabled": True, "sieve": "keep;\n"},
+        {
+            "address": "shop@example.org",
+            "password_hash": HASH,
+            "send_only": True,
+            "send_as": ["News@example.org", "@example.net"],
+        },
     ],
     "aliases": {
         "team@example.org": ["alice@example.org", "bob+list@example.net", "friend@far.example"],
@@ -44,7 +50,11 @@ GOOD: dict[str, Any] = {
         "@example.com": ["alice@example.org"],
         "cron@example.org": ["root@mail.example.org"],
         "any@example.org": ["whatever@example.com"],
+        "twin@example.org": ["bob@example.net", "team@example.com"],
+        "shop@example.org": ["alice@example.org"],
     },
+    "domain_aliases": {"example.com": "example.org"},
+    "forward_via": "relay",
     "admin_address": "info@example.org",
     "tls_mode": "selfsigned",
     "tls_certificate_file": "",
@@ -58,7 +68,7 @@ ALICE: dict[str, Any] = {"address": "alice@example.org", "password_hash": HASH}
 
 
 def accounts(*more: Any, **changed: Any) -> dict[str, Any]:
-    return {"accounts": [{**ALICE, **changed}, *more], "aliases": {}, "admin_address": ""}
+    return {"accounts": [{**ALICE, **changed}, *more], "aliases": {}, "admin_address": "", "domain_aliases": {}}
 
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
@@ -154,6 +164,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("accounts", accounts(password_hash=None, password=f"{SECRET}\n"), "cannot be printed"),
     ("accounts", accounts(password_hash=None, password=123456), "neither password_hash nor password (in quotes)"),
     ("accounts", accounts(quota="much"), "quota of alice@example.org is 'much'"),
+    ("accounts", accounts(sieve=["keep;"]), "sieve of alice@example.org is no text"),
+    ("accounts", accounts(sieve=" "), "sieve of alice@example.org is no text"),
     ("accounts", accounts(quota=0), "quota of alice@example.org is 0"),
     ("accounts", accounts(passwort="x"), "unknown key 'passwort'"),
     ("aliases", {"aliases": ["team@example.org"]}, "mapping"),
@@ -178,6 +190,29 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         "a@example.org leads to b@example.org leads to a@example.org: a loop",
     ),
     ("aliases", {"aliases": {"a@example.org": ["a@example.org"]}}, "a loop"),
+    ("aliases", {"aliases": {"a@example.org": ["a@example.com"]}}, "a@example.org leads to a@example.org: a loop"),
+    ("aliases", {"aliases": {"@example.net": ["x@example.net"]}}, "a loop"),
+    ("aliases", {"forward_via": "refuse"}, "team@example.org leads outside, to friend@far.example"),
+    ("forward_via", {"forward_via": "maybe"}, "none of relay, direct, refuse"),
+    ("forward_via", {"relay_host": ""}, "there is none"),
+    ("domain_aliases", {"domain_aliases": ["example.com"]}, "no mapping"),
+    ("domain_aliases", {"domain_aliases": {"far.example": "example.org"}}, "additional_domains"),
+    ("domain_aliases", {"domain_aliases": {"example.com": "far.example"}}, "additional_domains"),
+    (
+        "domain_aliases",
+        {"domain_aliases": {"example.com": "example.net", "example.net": "example.org"}},
+        "which leads on",
+    ),
+    ("accounts", accounts(enabled="perhaps"), "enabled of alice@example.org is 'perhaps'"),
+    ("accounts", accounts(enabled=False), "none of them takes mail"),
+    ("accounts", accounts(send_as="x@example.org"), "send_as of alice@example.org is no list"),
+    ("accounts", accounts(send_as=["x@far.example"]), "outside our domains"),
+    ("accounts", accounts(send_as=["@far.example"]), "no domain of ours"),
+    ("accounts", accounts(sieve=["keep;"]), "sieve of alice@example.org is no text"),
+    ("accounts", accounts(password_hash=HASH[:-1]), "no crypt(5) hash"),
+    ("accounts", accounts(password_hash="$1$abcdefgh$" + "a" * 22), "no crypt(5) hash"),
+    ("accounts", accounts(password_hash=f"{{SHA512-CRYPT}}{HASH}"), "without {SCHEME}"),
+    ("admin_address", {"admin_address": "shop@example.org", "aliases": {}}, "takes no mail"),
     ("admin_address", {"admin_address": "root"}, "no mail address"),
     ("admin_address", {"admin_address": "carol@example.org"}, "neither an account nor an alias"),
     ("tls_mode", {"tls_mode": "letsencrypt"}, "none of selfsigned, files"),
@@ -200,7 +235,8 @@ def test_good_values_have_no_problems() -> None:
 
 
 def test_no_relay_needs_no_credentials() -> None:
-    assert problems({**GOOD, "relay_host": "", "relay_username": "", "relay_password": ""}) == []
+    nothing = {"relay_host": "", "relay_username": "", "relay_password": ""}
+    assert problems({**GOOD, **nothing, "forward_via": "direct"}) == []
 
 
 @pytest.mark.parametrize(("variable", "changed", "said"), BAD, ids=[f"{bad[0]}-{bad[2][:30]}" for bad in BAD])
@@ -217,8 +253,8 @@ def test_bad_values(variable: str, changed: dict[str, Any], said: str, prefix: s
 def test_what_a_role_does_not_have_is_not_checked(key: str) -> None:
     given = {name: value for name, value in GOOD.items() if name != key}
     missing_matters = {
-        "additional_domains": {"accounts", "aliases", "admin_address"},
-        "domain": {"accounts", "aliases"},
+        "additional_domains": {"accounts", "aliases", "admin_address", "domain_aliases"},
+        "domain": {"accounts", "aliases", "domain_aliases"},
         "relay_port": {"relay_port"},
         "relay_username": {"relay_username"},
         "relay_password": {"relay_password"},
@@ -237,7 +273,8 @@ yaml_values = st.recursive(
         | st.dictionaries(
             st.text(max_size=8)
             | st.sampled_from(
-                ["address", "aliases", "password", "password_hash", "quota", "name", "dkim_selector", "@example.org"]
+                ["address", "aliases", "password", "password_hash", "quota", "sieve", "name", "dkim_selector",
+                 "@example.org"]
             ),
             inner,
             max_size=4,

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rspamd or its filter is down or hangs: senders of the world wait, users do not, nothing is lost."""
+
+from __future__ import annotations
+
+import smtplib
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from servers import FRIEND, STRANGER, Server, both
+from test_restart import main_pid
+from testbed import smtp
+from testbed.containers import wait_for
+
+MINUTE = 60  # seconds
+
+
+def attempt(server: Server, patience: float = 5) -> int:
+    """A stranger's message is brought once: the reply's code, 0 where none comes in time or the connection ends."""
+    message = smtp.compose(STRANGER, [server.alice.address])
+    try:
+        with smtplib.SMTP(server.ip, 25, timeout=patience, local_hostname=smtp.PEER) as session:
+            session.ehlo()
+            session.mail(STRANGER)
+            session.rcpt(server.alice.address)
+            return session.data(smtp.wire(message))[0]
+    except smtplib.SMTPResponseException as error:
+        return error.smtp_code
+    except (smtplib.SMTPException, OSError):
+        return 0
+
+
+def users_go_on(server: Server) -> None:
+    """Mail from users to users, and out."""
+    inside, outside = server.submit([server.bob.address], port=465), server.submit([FRIEND])
+    server.mailbox(server.bob, str(inside["Message-ID"]))
+    server.relayed(outside)
+
+
+def back_within_a_minute(server: Server) -> None:
+    """A sender that tries again and again gets through; what it was told was never that the message is refused."""
+    begun = time.monotonic()
+    message = smtp.compose(STRANGER, [server.alice.address])
+    smtp.deliver(server.ip, STRANGER, [server.alice.address], message, patience=MINUTE)
+    assert time.monotonic() - begun < MINUTE
+    server.mailbox(server.alice, str(message["Message-ID"]))
+    wait_for(lambda: main_pid(server, "opensmtpd") and main_pid(server, "rspamd"), MINUTE, "both daemons run")
+    users_go_on(server)
+
+
+@both
+def test_rspamd_down(server: Server) -> None:
+    server.run("systemctl", "stop", "rspamd")
+    try:
+        smtpd = main_pid(server, "opensmtpd")
+        assert [attempt(server) // 100 for _number in range(3)] == [4, 4, 4]
+        users_go_on(server)
+        assert main_pid(server, "opensmtpd") == smtpd
+    finally:
+        server.run("systemctl", "start", "rspamd")
+    back_within_a_minute(server)
+
+
+@both
+def test_rspamd_slow(server: Server) -> None:
+    """It takes its time, and the sender gets its answer."""
+    stop_rspamd(server)
+    with ThreadPoolExecutor() as pool:
+        code = pool.submit(attempt, server, patience=30)
+        time.sleep(3)
+        assert not code.done()
+        server.run("systemctl", "kill", "--signal=CONT", "rspamd")
+        assert code.result() == 250
+
+
+def stop_rspamd(server: Server) -> None:
+    server.run("systemctl", "kill", "--signal=STOP", "rspamd")
+
+
+def stop_filter(server: Server) -> None:
+    server.run("pkill", "-STOP", "-x", "filter-rspamd")
+
+
+def kill_filter(server: Server) -> None:
+    server.run("pkill", "-KILL", "-x", "filter-rspamd")
+
+
+@pytest.mark.parametrize("stop", [stop_rspamd, stop_filter])
+@both
+def test_hung(server: Server, stop: Callable[[Server], None]) -> None:
+    stop(server)
+    assert attempt(server) == 0
+    users_go_on(server)
+    back_within_a_minute(server)
+
+
+@both
+def test_filter_dies_again_and_again(server: Server) -> None:
+    """OpenSMTPD ends with its filter, and is back each time; what was in its queue is still there."""
+    server.run("systemctl", "stop", "dkimproxy")
+    waiting = [server.submit([server.bob.address]) for _number in range(3)]
+    for _number in range(4):
+        kill_filter(server)
+        wait_for(lambda: server.run("sh", "-c", "pgrep -x filter-rspamd || true"), MINUTE, "the filter runs again")
+    server.run("systemctl", "start", "dkimproxy")
+    for message in waiting:
+        server.mailbox(server.bob, str(message["Message-ID"]), timeout=MINUTE)
+    back_within_a_minute(server)

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What mailboxes have to do with the rest of the server: full ones, absent owners, and users who sort spam."""
+
+from __future__ import annotations
+
+import random
+import re
+import smtplib
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from servers import RELAY, SERVERS, STRANGER, Login, Server, both, on_both
+from signatures import author_domain, check_relayed, check_signed
+from testbed import imap, managesieve, provider, smtp
+from testbed.containers import docker, wait_for
+
+WORDS = [f"{first}{second}" for first in ("alpha", "gamma", "sigma") for second in ("bat", "cow", "dog", "elk")]
+
+
+def prose(marker: str) -> str:
+    """Words enough for Bayes to learn from."""
+    return f"{marker}\n" + " ".join(f"{random.choice(WORDS)}{number}" for number in range(120)) + "\n"
+
+
+def taken(server: Server, login: Login) -> str:
+    """Message-ID of a new message in the inbox, with words to learn from."""
+    message = smtp.compose(STRANGER, [login.address], prose(str(uuid.uuid4())))
+    marker = str(server.receive(login.address, message=message)["Message-ID"])
+    server.mailbox(login, marker)
+    return marker
+
+
+def answer_to(server: Server, recipient: str) -> tuple[int, str]:
+    """What port 25 says to a stranger's RCPT."""
+    with smtplib.SMTP(server.ip, 25, timeout=30, local_hostname=smtp.PEER) as session:
+        session.ehlo()
+        session.mail(STRANGER)
+        code, text = session.rcpt(recipient)
+        return code, text.decode()
+
+
+def expunge(server: Server, login: Login) -> None:
+    with imap.session(server.ip, login.address, login.password) as box:
+        if box.select("INBOX")[1] != [b"0"]:
+            box.store("1:*", "+FLAGS", r"\Deleted")
+            box.expunge()
+
+
+@contextmanager
+def script(server: Server, login: Login, text: str) -> Iterator[None]:
+    """A user's own Sieve script, for a while."""
+    with managesieve.Session(server.ip, login.address, login.password) as session:
+        session.put("test", text)
+    try:
+        yield
+    finally:
+        with managesieve.Session(server.ip, login.address, login.password) as session:
+            session.remove("test")
+
+
+@pytest.fixture(autouse=True)
+def quinn_has_space() -> Iterator[None]:
+    """Whatever happens: mail for a full mailbox stays in the queue."""
+    yield
+    on_both(lambda server: expunge(server, server.quinn))
+
+
+@both
+def test_full_mailbox_is_refused_at_rcpt(server: Server) -> None:
+    """With whatever leads there, from outside and from our users; others are reached, and so is it with space again."""
+    quinn = server.quinn
+    leads_there = [f"{name}@{server.domain}" for name in ("quinn", "Quinn+tag", "q", "quota")]
+    for address in leads_there:
+        assert answer_to(server, address)[0] == 250
+    kilobytes = "\n".join("x" * 63 for _ in range(16)) + "\n"
+    for size, percentage in ((1700, 80), (250, 95)):
+        server.receive(quinn.address, message=smtp.compose(STRANGER, [quinn.address], kilobytes * size))
+        warning = server.mailbox(quinn, f"Your mailbox is {percentage} % full", timeout=20)
+        check_signed(server, warning)
+        assert author_domain(warning) == server.hostname
+    server.receive(quinn.address, message=smtp.compose(STRANGER, [quinn.address], kilobytes * 200))
+    wait_for(lambda: answer_to(server, quinn.address)[0] == 552 or None, 20, "quinn is full")
+    for address in leads_there:
+        code, text = answer_to(server, address)
+        assert code == 552, f"{address}: {code} {text}"
+        assert re.match(r"5\.2\.2 .*mailbox is full", text)
+    for address in (server.alice.address, f"sales@{server.domain}", f"x@{server.additional_domain}"):
+        assert answer_to(server, address)[0] == 250
+    with smtp.login(server.ip, 587, server.bob.address, server.bob.password) as session:
+        session.mail(server.bob.address)
+        assert session.rcpt(quinn.address)[0] == 552
+    # Nobody is told anything afterwards, and those who share an address with a full mailbox get their mail.
+    shared = server.receive(f"crew@{server.domain}")
+    server.mailbox(server.bob, str(shared["Message-ID"]))
+    expunge(server, quinn)
+    wait_for(lambda: answer_to(server, quinn.address)[0] == 250 or None, 20, "quinn has space")
+    late = server.receive(f"quota@{server.domain}")
+    server.mailbox(quinn, str(late["Message-ID"]))
+
+
+@both
+def test_vacation_answers_once_and_signed(server: Server) -> None:
+    marker = f"Gone fishing {uuid.uuid4()}"
+    sender = f"curious-{uuid.uuid4().hex[:8]}@world.test"
+    text = f'require "vacation";\nvacation :days 7 :subject "Fort" "{marker} – bis Montag, Grüße";\n'
+    with script(server, server.quinn, text):
+        for _ in range(2):
+            message = smtp.compose(sender, [server.quinn.address])
+            smtp.deliver(server.ip, sender, [server.quinn.address], message)
+            server.mailbox(server.quinn, str(message["Message-ID"]))
+        # One of our own is answered too.
+        server.submit([server.quinn.address], login=server.bob)
+        answer = server.mailbox(server.bob, marker)
+    check_signed(server, answer)
+    kept = provider.wait_kept(RELAY, marker)
+    assert (kept.sender, kept.recipients) == ("", (sender,))
+    assert author_domain(kept.raw) == server.domain
+    assert "Grüße" in kept.message.get_content()
+    check_relayed(server, kept)
+    server.settle()
+    assert len(provider.find(RELAY, marker)) == 1
+
+
+@both
+def test_no_vacation_answer_to_spam(server: Server) -> None:
+    """Spam is filed before the user's script runs."""
+    marker = f"Gone fishing {uuid.uuid4()}"
+    sender = f"seller-{uuid.uuid4().hex[:8]}@world.test"
+    message = smtp.compose(
+        f'"service@bank.test" <{sender}>', ["undisclosed-recipients:;"], body=f"Dear winner {uuid.uuid4()}\n",
+        subject="YOU HAVE WON A LOT OF MONEY",
+    )
+    text = f'require "vacation";\nvacation :addresses "{server.quinn.address}" "{marker}";\n'
+    with script(server, server.quinn, text):
+        smtp.deliver(server.ip, sender, [server.quinn.address], message, patience=40)
+        server.mailbox(server.quinn, str(message["Message-ID"]), folder="Junk", timeout=20)
+    server.settle()
+    assert provider.find(RELAY, marker) == []
+
+
+def learned(server: Server) -> tuple[int, int]:
+    """How many messages Rspamd has learned as spam, and as ham."""
+    # Rspamd itself tells with a minute's delay.
+    redis = ("redis-cli", "-s", "/run/redis-rspamd/redis.sock", "hmget", "RS", "learns_spam", "learns_ham")
+    spam, ham = server.run(*redis).split("\n")[:2]
+    return int(spam or 0), int(ham or 0)
+
+
+def move(server: Server, login: Login, marker: str, source: str, target: str) -> float:
+    """Move the message with this Message-ID. Returns the seconds that the user waited."""
+    with imap.session(server.ip, login.address, login.password) as box:
+        box.select(source)
+        uids = box.uid("SEARCH", "HEADER", "Message-ID", f'"{marker}"')[1][0].decode().split()
+        assert len(uids) == 1, f"{marker} in {source}"
+        begun = time.monotonic()
+        assert box.uid("MOVE", uids[0], target)[0] == "OK"
+        return time.monotonic() - begun
+
+
+def test_moving_teaches_rspamd() -> None:
+    """Into Junk: spam; out of it: ham; out into Trash: nothing."""
+    for server in SERVERS:
+        login = server.bob
+        spam_before, ham_before = learned(server)
+        marker = taken(server, login)
+        move(server, login, marker, "INBOX", "Junk")
+        wait_for(lambda s=server, n=spam_before: learned(s)[0] == n + 1 or None, 30, "learned as spam")
+        move(server, login, marker, "Junk", "INBOX")
+        wait_for(lambda s=server, n=ham_before: learned(s)[1] == n + 1 or None, 30, "learned as ham")
+        move(server, login, marker, "INBOX", "Junk")
+        wait_for(lambda s=server, n=spam_before: learned(s)[0] == n + 1 or None, 30, "learned as spam again")
+        wait_for(lambda s=server: not waiting(s) or None, 20, "all is learned")
+        before = learned(server)
+        move(server, login, marker, "Junk", "Trash")
+        time.sleep(20)
+        assert learned(server) == before
+        server.mailbox(login, marker, "Trash")
+
+
+@contextmanager
+def judging_after(server: Server, count: int) -> Iterator[None]:
+    """For a while Bayes has a say after so few messages."""
+    override = "/etc/rspamd/override.d/classifier-bayes.conf"
+    server.run("sh", "-c", f"echo 'min_learns = {count};' > {override}; systemctl reload rspamd")
+    try:
+        yield
+    finally:
+        server.run("sh", "-c", f"rm {override}; systemctl reload rspamd")
+
+
+def bayes_says(server: Server, text: str) -> str:
+    """BAYES_SPAM, BAYES_HAM, or nothing."""
+    message = smtp.wire(smtp.compose(STRANGER, [server.bob.address], text))
+    words = ["exec", "--interactive", server.container, "rspamc", "--connect", "127.0.0.1:11333", "symbols"]
+    found = re.search(r"BAYES_(SPAM|HAM)", docker(*words, data=message).decode())
+    return found[0] if found else ""
+
+
+@both
+def test_verdict_on_a_twin(server: Server) -> None:
+    """What users moved changes what Rspamd says of the next message of its kind."""
+    login = server.bob
+    words = {kind: [f"{kind}{uuid.uuid4().hex[:6]}" for _ in range(60)] for kind in ("pills", "novel")}
+
+    def text(kind: str) -> str:
+        """Nearly the same each time."""
+        left_out = set(random.sample(words[kind], 3))
+        return " ".join(word for word in words[kind] if word not in left_out) + "\n"
+
+    def taken_in(kind: str) -> list[str]:
+        messages = [smtp.compose(STRANGER, [login.address], text(kind)) for _ in range(4)]
+        markers = [str(server.receive(login.address, message=message)["Message-ID"]) for message in messages]
+        for marker in markers:
+            server.mailbox(login, marker)
+        return markers
+
+    with judging_after(server, 3):
+        assert [bayes_says(server, text(kind)) for kind in words] == ["", ""]
+        for marker in taken_in("pills"):
+            move(server, login, marker, "INBOX", "Junk")
+        good = taken_in("novel")
+        for marker in good:
+            move(server, login, marker, "INBOX", "Junk")
+        for marker in good:
+            move(server, login, marker, "Junk", "INBOX")
+        wait_for(lambda: not waiting(server) or None, 60, "all is learned")
+        wait_for(lambda: bayes_says(server, text("pills")) == "BAYES_SPAM" or None, 20, "spam is known")
+        assert bayes_says(server, text("novel")) == "BAYES_HAM"
+
+
+def waiting(server: Server) -> list[str]:
+    return server.run("find", "/var/lib/selfhosted-mail/learn", "-type", "f").splitlines()
+
+
+@both
+def test_moving_waits_for_nobody(server: Server) -> None:
+    """While Rspamd is away the message moves at once, and is learned later."""
+    login = server.alice
+    marker = taken(server, login)
+    spam_before = learned(server)[0]
+    server.run("systemctl", "stop", "rspamd")
+    try:
+        assert move(server, login, marker, "INBOX", "Junk") < 2
+        server.mailbox(login, marker, "Junk", timeout=5)
+        assert len(waiting(server)) == 1
+    finally:
+        server.run("systemctl", "start", "rspamd")
+    wait_for(lambda: learned(server)[0] == spam_before + 1 or None, 90, "learned as spam")
+    wait_for(lambda: not waiting(server) or None, 20, "all is learned")
+    server.mailbox(login, marker, "Junk", timeout=5)

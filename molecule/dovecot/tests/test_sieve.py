@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Users' scripts through ManageSieve, the administrator's, and in which order they run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from dovecot_host import ALICE, ERIN, run_role
+from testbed import imap, managesieve
+from testinfra.host import Host
+
+TO_OWN = 'require ["fileinto", "mailbox"];\nfileinto :create "Own";\n'
+
+
+@pytest.fixture
+def own_script(address: str) -> Iterator[Callable[..., None]]:
+    """`own_script(login, text)` is a user's active script until the end of the test."""
+    logins = []
+
+    def put(login: tuple[str, str], text: str) -> None:
+        logins.append(login)
+        with managesieve.Session(address, *login) as session:
+            session.put("own", text)
+
+    yield put
+    for login in logins:
+        with managesieve.Session(address, *login) as session:
+            session.remove("own")
+
+
+def test_login_takes_tls(address: str) -> None:
+    with managesieve.Session(address) as session:
+        assert '"STARTTLS"' in session.greeting
+        assert '"SASL" ""' in session.greeting
+        with pytest.raises(managesieve.Refused, match="ENCRYPT-NEEDED"):
+            session.login(*ALICE)
+    with managesieve.Session(address, *ALICE) as session:
+        assert "vacation" in session.greeting
+    with pytest.raises(managesieve.Refused):
+        managesieve.Session(address, ALICE[0], "wrong")
+
+
+def test_own_script_runs_after_spam_is_filed(
+    address: str, deliver: Callable[..., str], own_script: Callable[..., None]
+) -> None:
+    own_script(ALICE, TO_OWN)
+    good, spam = deliver(ALICE[0]), deliver(ALICE[0], X_Spam="Yes")
+    imap.wait_message(address, *ALICE, good, "Own", timeout=5)
+    imap.wait_message(address, *ALICE, spam, "Junk", timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("frobnicate;\n", "unknown command"),
+        ('require "vnd.dovecot.pipe"; pipe "learn";\n', "vnd.dovecot.pipe"),
+    ],
+)
+def test_bad_script_is_refused_with_a_reason(address: str, text: str, reason: str) -> None:
+    with managesieve.Session(address, *ALICE) as session, pytest.raises(managesieve.Refused, match=reason):
+        session.put("own", text)
+
+
+def test_redirected_mail_stays(
+    host: Host, address: str, deliver: Callable[..., str], own_script: Callable[..., None]
+) -> None:
+    """It could not be signed; forwarding is an alias."""
+    own_script(ALICE, 'redirect "elsewhere@far.test";\n')
+    imap.wait_message(address, *ALICE, deliver(ALICE[0]), timeout=5)
+    assert "prohibits the use of a redirect" in host.check_output("cat /var/vmail/example.org/alice/.dovecot.sieve.log")
+
+
+def test_administrators_script_runs_as_long_as_there_is_no_own(
+    address: str, deliver: Callable[..., str], own_script: Callable[..., None]
+) -> None:
+    imap.wait_message(address, *ERIN, deliver(ERIN[0], X_Topic="news"), "News", timeout=5)
+    with managesieve.Session(address, *ERIN) as session:
+        assert '"server"' in session.command("LISTSCRIPTS")
+        assert "X-Topic" in session.command('GETSCRIPT "server"')
+    own_script(ERIN, TO_OWN)
+    imap.wait_message(address, *ERIN, deliver(ERIN[0], X_Topic="news"), "Own", timeout=5)
+
+
+def test_administrators_script_is_checked_first(host: Host, container: str) -> None:
+    path = "/etc/dovecot/sieve/accounts/erin@example.org.sieve"
+    before = host.check_output(f"sha256sum {path}")
+    bad = {"dovecot_accounts": [{"address": ERIN[0], "password": ERIN[1], "sieve": "fileinto Junk\n"}],
+           "dovecot_aliases": {}, "dovecot_admin_address": ERIN[0]}
+    done = run_role(container, "-e", json.dumps(bad))
+    assert done.returncode != 0
+    assert re.search(r"erin@example\.org: line \d: error", done.stdout), done.stdout
+    assert host.check_output(f"sha256sum {path}") == before
+    assert run_role(container).returncode == 0
+
+
+def test_administrators_script_goes_with_its_account(host: Host, container: str) -> None:
+    path = "/etc/dovecot/sieve/accounts/erin@example.org.sieve"
+    without = {"dovecot_accounts": [{"address": ERIN[0], "password": ERIN[1]}], "dovecot_aliases": {},
+               "dovecot_admin_address": ERIN[0]}
+    done = run_role(container, "--diff", "-e", json.dumps(without))
+    try:
+        assert done.returncode == 0, done.stdout
+        assert '-if header :is "X-Topic" "news"' in done.stdout
+        assert not host.file(path).exists
+    finally:
+        assert run_role(container).returncode == 0
+    assert host.file(path).exists

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bayes: who teaches, whom it judges, and what stays of it when Redis is full; and what happens when Rspamd hangs."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from typing import Any
+
+import pytest
+from test_rspamd import REDIS, message, scan, wait_for
+
+testinfra_hosts = ["docker://rspamd-debian12", "docker://rspamd-debian13"]
+LEARN = "/run/rspamd-learn/controller.sock"
+WORDS = {
+    "spam": ["pills", "casino", "cheap", "winner", "lottery", "prize", "money", "click", "offer", "bonus", "loan"],
+    "ham": ["meeting", "report", "friday", "project", "team", "attached", "review", "budget", "minutes", "agenda"],
+}
+
+
+def text(kind: str, run: str) -> str:
+    """A message of its own, and yet a twin of the others of its kind and run, whose words are new to Rspamd."""
+    body = " ".join(random.choice(WORDS[kind]) + run for _ in range(60))
+    return message(body=f"{body}\n{uuid.uuid4()}\n").replace("Subject: hello", f"Subject: {kind}")
+
+
+def teach(host: Any, kind: str, mail: str, user: str = "vmail", account: str = "alice@our.test") -> str:
+    """What rspamc prints."""
+    words = "printf %%s %s | runuser -u %s -- rspamc -d %s --connect %s learn_%s"
+    done = host.run(words, mail, user, account, LEARN, kind)
+    return str(done.stdout + done.stderr)
+
+
+def bayes(host: Any, mail: str, recipient: str) -> float:
+    """Its score, above 0 for spam."""
+    symbols = scan(host, mail, Rcpt=recipient)["symbols"]
+    return float(sum(symbols[name]["score"] for name in ("BAYES_SPAM", "BAYES_HAM") if name in symbols))
+
+
+def test_dovecots_user_teaches_and_a_twin_is_judged(host: Any) -> None:
+    # From nothing, so that both kinds weigh the same.
+    host.check_output(f"{REDIS} flushall")
+    run = uuid.uuid4().hex[:6]
+    assert bayes(host, text("spam", run), "alice@our.test") == 0
+    for number in range(5):
+        for kind in WORDS:
+            said = teach(host, kind, text(kind, run))
+            # What it knows well already, it need not learn again.
+            assert "success = true" in said or (number and "denied" in said), f"{kind}: {said}"
+    for address in ("alice@our.test", "Alice+tag@our.test", "a@our.test"):
+        assert bayes(host, text("spam", run), address) > 0
+        assert bayes(host, text("ham", run), address) <= 0
+    others = bayes(host, text("spam", run), "bob@our.test")
+    per_user = "per_user" in host.check_output("runuser -u _rspamd -- rspamadm configdump classifier")
+    assert others == 0 if per_user else others > 0
+    # What comes back from Junk has its twins judged otherwise.
+    before = bayes(host, text("spam", run), "alice@our.test")
+    for _number in range(5):
+        teach(host, "ham", text("spam", run))
+    assert bayes(host, text("spam", run), "alice@our.test") < before
+
+
+def test_what_was_learned_wrongly_is_unlearned(host: Any) -> None:
+    mail = text("spam", uuid.uuid4().hex[:6]) + f"{uuid.uuid4()} {uuid.uuid4()}\n"
+    for kind in ("ham", "spam"):
+        assert "success = true" in teach(host, kind, mail), kind
+
+
+def test_others_do_not_teach(host: Any) -> None:
+    mail = text("spam", uuid.uuid4().hex[:6])
+    assert "success" not in teach(host, "spam", mail, user="nobody")
+    done = host.run("printf %%s %s | runuser -u vmail -- rspamc --connect 127.0.0.1:11334 learn_spam", mail)
+    assert "Unauthorized" in done.stdout
+    assert "denied" in host.run(f"runuser -u vmail -- {REDIS} ping 2>&1").stdout
+
+
+def test_full_redis_forgets_greylisting_before_bayes(host: Any) -> None:
+    """Half as much again as the memory allows, of what lasts a day."""
+    tokens = int(host.check_output(f"{REDIS} --scan --pattern 'RS*' | wc -l"))
+    assert tokens > 100
+    fill = "for i = 1, 200 do redis.call('SET', 'rgfull' .. ARGV[1] .. i, string.rep('x', 10000), 'EX', 86400) end"
+    for number in range(100):
+        host.check_output(f'{REDIS} eval "{fill}" 0 {number}_')
+    used = host.check_output(f"{REDIS} info memory")
+    assert int(used.partition("used_memory:")[2].split()[0]) < 140 * 1024**2
+    assert int(host.check_output(f"{REDIS} dbsize").split()[-1]) < 100 * 200
+    assert int(host.check_output(f"{REDIS} --scan --pattern 'RS*' | wc -l")) == tokens
+    assert host.check_output(f"{REDIS} set rgone 1 ex 60") == "OK"
+    host.check_output(f"{REDIS} --scan --pattern 'rgfull*' | xargs -n 500 {REDIS} unlink >/dev/null")
+    host.check_output(f"{REDIS} bgrewriteaof")
+    wait_for(host, f"{REDIS} info persistence | grep -q aof_rewrite_in_progress:0")
+
+
+@pytest.mark.parametrize("stopped", ["systemctl kill -s STOP rspamd", "pkill -STOP -f '^rspamd: normal'"])
+def test_hung_rspamd_is_replaced(host: Any, stopped: str) -> None:
+    host.check_output(stopped)
+    begun = time.monotonic()
+    probe = "import http.client as c; c.HTTPConnection('127.0.0.1', 11333, timeout=2).request('GET', '/ping')"
+    reply = f"{probe.replace('c.HTTP', 's = c.HTTP').replace('.request', '; s.request')}; s.getresponse()"
+    assert host.run("python3 -c %s", reply).rc != 0, "it answers"
+    wait_for(host, f'python3 -c "{reply}"', 60)
+    wait_for(host, "systemctl is-active rspamd", 60 - (time.monotonic() - begun))
+    assert scan(host, message())["action"] == "no action"
+    assert host.run("systemctl is-failed selfhosted-mail-watch.service").rc != 0
+
+
+def test_a_working_rspamd_is_left_alone(host: Any) -> None:
+    before = host.check_output("systemctl show -P MainPID rspamd")
+    host.check_output("systemctl start selfhosted-mail-watch.service")
+    assert host.check_output("systemctl show -P MainPID rspamd") == before

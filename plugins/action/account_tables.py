@@ -1,0 +1,35 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The part of M(selfhosted.mail.account_tables) on the controller: accounts leave it as one hidden value."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+
+class ActionModule(ActionBase):
+    """Moves ``accounts`` to ``accounts_json``.
+
+    Thousands of hidden values would have Ansible look for each of them in everything that a module prints; as one they
+    are hidden just as well. Sieve scripts, which the tables do not need, stay here.
+    """
+
+    _supports_check_mode = True
+    _supports_diff = True
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        accounts = arguments.pop("accounts", None)
+        if not isinstance(accounts, list) or not all(isinstance(account, dict) for account in accounts):
+            raise AnsibleActionFail("account_tables: accounts is no list of mappings")
+        arguments["accounts_json"] = json.dumps(
+            [{key: value for key, value in account.items() if key != "sieve"} for account in accounts]
+        )
+        result.update(self._execute_module(module_name="selfhosted.mail.account_tables", module_args=arguments,
+                                           task_vars=task_vars))
+        return result

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mail of the host's users goes out under their own names; what sendmail's arguments mean."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+HOST = "mail.example.org"
+
+
+@pytest.fixture(scope="module")
+def take_mail(checkout: Path) -> ModuleType:
+    path = str(checkout / "roles/opensmtpd/files/take-mail")
+    loader = importlib.machinery.SourceFileLoader("take_mail", path)
+    spec = importlib.util.spec_from_loader("take_mail", loader)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["take_mail"] = module
+    loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sender", "name", "header", "recipients"),
+    [
+        (["-t"], None, "", True, []),
+        (["-FCronDaemon", "-i", "-B8BITMIME", "-oem", "bob"], None, "CronDaemon", False, ["bob"]),
+        (["-f", "bob@x.org", "-oi", "a@x.org", "-t"], "bob@x.org", "", True, ["a@x.org"]),
+        (["-ti", "-fbob", "-N", "never", "-Rhdrs"], "bob", "", True, []),
+        (["-f", "<>", "--", "-odd@x.org"], "<>", "", False, ["-odd@x.org"]),
+        (["-F", 'Bob "B" <x>\n', "a@x.org"], None, "Bob B x", False, ["a@x.org"]),
+    ],
+)
+def test_arguments(
+    take_mail: ModuleType, arguments: list[str], sender: str | None, name: str, header: bool, recipients: list[str]
+) -> None:
+    found = take_mail.parse(arguments)
+    assert (found.sender, found.full_name, found.recipients_in_header) == (sender, name, header)
+    assert found.recipients == recipients
+
+
+@pytest.mark.parametrize("arguments", [[], ["-i"], ["-Y", "a@x.org"], ["-f"]])
+def test_wrong_arguments(take_mail: ModuleType, arguments: list[str]) -> None:
+    with pytest.raises(take_mail.Refused) as refused:
+        take_mail.parse(arguments)
+    assert refused.value.args[0] == take_mail.EX_USAGE
+
+
+def checked(
+    take_mail: ModuleType, who: str, sender: str | None, author: str = "", body: str = "x\n"
+) -> tuple[str, bytes]:
+    writer = take_mail.Writer(who, HOST, system=who == "www-data", trusted=who == "vmail")
+    head = f"From: {author}\n" if author else ""
+    found: tuple[str, bytes] = take_mail.checked(
+        take_mail.Submission(["a@x.org"], sender), f"{head}Subject: s\n\n{body}".encode(), writer
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("who", "sender", "author", "wanted"),
+    [
+        ("bob", None, "", f"bob@{HOST}"),
+        ("bob", "bob", f"Bob <Bob@{HOST}>", f"bob@{HOST}"),
+        ("bob", f"bob+tag@{HOST}", "", f"bob+tag@{HOST}"),
+        ("bob", "alice@example.org", "", f"bob@{HOST}"),
+        ("bob", f"root@{HOST}", "", f"bob@{HOST}"),
+        ("bob", "<>", "", f"bob@{HOST}"),
+        ("www-data", f"root@{HOST}", "", f"root@{HOST}"),
+        ("www-data", None, f"postmaster@{HOST}", f"postmaster@{HOST}"),
+        ("www-data", "alice@example.org", "", f"www-data@{HOST}"),
+        ("vmail", "<>", "alice@example.org", "<>"),
+        ("vmail", "alice@example.org", "alice@example.org", "alice@example.org"),
+    ],
+)
+def test_sender(take_mail: ModuleType, who: str, sender: str | None, author: str, wanted: str) -> None:
+    assert checked(take_mail, who, sender, author)[0] == wanted
+
+
+@pytest.mark.parametrize(
+    ("who", "author"),
+    [
+        ("bob", "alice@example.org"),
+        ("bob", f"root@{HOST}"),
+        ("bob", f"bob@{HOST}, alice@example.org"),
+        ("bob", f'"bob@{HOST}" <alice@example.org>'),
+        ("bob", f"bob@{HOST}\nFrom: alice@example.org"),
+        ("www-data", "alice@example.org"),
+    ],
+)
+def test_somebody_elses_from_is_refused(take_mail: ModuleType, who: str, author: str) -> None:
+    with pytest.raises(take_mail.Refused) as refused:
+        checked(take_mail, who, None, author)
+    assert refused.value.args[0] == take_mail.EX_NOPERM
+
+
+def test_a_from_without_address_is_left_to_sendmail(take_mail: ModuleType) -> None:
+    """cron writes it, whoever's job it is."""
+    sender, message = checked(take_mail, "bob", None, "root (Cron Daemon)", body="From: the body\n")
+    assert sender == f"bob@{HOST}"
+    assert message == b"Subject: s\n\nFrom: the body\n"
