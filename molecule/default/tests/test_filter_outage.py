@@ -12,7 +12,7 @@ import pytest
 from servers import FRIEND, STRANGER, Server, both
 from test_restart import main_pid
 from testbed import smtp
-from testbed.containers import wait_for
+from testbed.containers import docker, wait_for
 
 MINUTE = 60  # seconds
 
@@ -94,6 +94,28 @@ def test_hung(server: Server, stop: Callable[[Server], None]) -> None:
     assert attempt(server) == 0
     users_go_on(server)
     back_within_a_minute(server)
+
+
+# A process of the filter's name that does not read what it is told.
+IMPOSTOR = """
+import os, socket, time
+ours, theirs = socket.socketpair()
+ours.send(b"unread")
+os.dup2(theirs.fileno(), 0)
+with open("/proc/self/comm", "w") as name:
+    name.write("filter-rspamd")
+time.sleep(40)
+"""
+
+
+@both
+def test_other_users_do_not_have_it_restarted(server: Server) -> None:
+    smtpd = main_pid(server, "opensmtpd")
+    docker("exec", "--detach", "--user", "nobody", server.container, "python3", "-c", IMPOSTOR)
+    wait_for(lambda: server.run("sh", "-c", "pgrep --uid nobody -x filter-rspamd || true"), 10, "it runs")
+    server.run("/usr/local/lib/selfhosted-mail/watch-rspamd")
+    assert main_pid(server, "opensmtpd") == smtpd
+    server.run("pkill", "--uid", "nobody", "-x", "filter-rspamd")
 
 
 @both

@@ -182,6 +182,16 @@ def test_redis_memory_is_bounded_and_learned_tokens_stay(host: Any) -> None:
     assert settings[settings.index("maxmemory-policy") + 1] == "volatile-ttl"
 
 
+def test_history_is_kept_and_bounded(host: Any) -> None:
+    scan(host, message())
+    key = host.check_output(f"{REDIS} --scan --pattern 'rs_history*'").strip()
+    end = time.monotonic() + 10
+    while not 0 < int(host.check_output(f"{REDIS} llen {key}").split()[-1]) <= 200:
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    assert "nrows = 200" in host.check_output("rspamadm configdump history_redis 2>/dev/null")
+
+
 def test_journal_has_no_errors(host: Any) -> None:
     journal = host.check_output("journalctl -b --no-pager -o cat -u rspamd -u redis-server@rspamd")
     bad = [
