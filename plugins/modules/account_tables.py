@@ -10,10 +10,11 @@ module: account_tables
 short_description: The accounts and addresses of a mail server, as the tables that its daemons read
 version_added: "0.1.0"
 description:
-  - Writes C(passwd), C(senders), C(virtuals), C(recipients), C(closed) and C(domains) into one directory, all accounts
-    in one execution.
+  - Writes C(passwd), C(credentials), C(senders), C(virtuals), C(recipients), C(closed) and C(domains) into one
+    directory, all accounts in one execution.
   - A plain password is hashed on the host. Its hash stays as it is as long as the password matches it.
-  - C(passwd) can be read by the users C(dovecot) and C(opensmtpd), where the host has them, and by nobody else.
+  - C(passwd) can be read by the group C(dovecot) and C(credentials) by the group C(opensmtpd), where the host has them,
+    and by nobody else.
 author: ["selfhosted.mail developers (@selfhosted-mail)"]
 options:
   directory:
@@ -111,7 +112,6 @@ from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import (  
     ManagedFile,
     group_id,
     run,
-    user_id,
 )
 
 SEND_ONLY = ":nologin=yes"
@@ -179,12 +179,9 @@ def dovecot_fields(account: Mapping[str, Any]) -> str:
 
 
 def passwd_entries(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> dict[str, str]:
-    """Dovecot's passwd-file, which OpenSMTPD's table-passwd reads too.
+    """Dovecot's passwd-file: login to hash, five empty fields and, where there are some, extra ones.
 
-    Login to hash, five empty fields and, for Dovecot alone, extra ones.
-
-    Who may only send cannot log in at IMAP and has no mailbox: ``nologin`` closes every protocol of Dovecot's, and
-    OpenSMTPD does not look at it.
+    Who may only send cannot log in at IMAP and has no mailbox: ``nologin`` closes every protocol of Dovecot's.
     """
     crypt = Crypt()
     enabled = {account["address"].lower(): account for account in accounts if addresses.is_enabled(account)}
@@ -194,6 +191,17 @@ def passwd_entries(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> 
         made = pool.map(lambda login: hashed(enabled[login]["password"], known.get(login, ""), crypt), plain)
         hashes |= zip(plain, made, strict=True)
     return {login: f"{hashes[login]}:::::{dovecot_fields(account)}" for login, account in enabled.items()}
+
+
+def credentials_text(passwd: Mapping[str, str]) -> str:
+    """The same logins and hashes as OpenSMTPD's table(5) has credentials; it takes no empty file for such a table."""
+    table = {login: [rest.partition(":")[0]] for login, rest in passwd.items()}
+    return addresses.table_text(table or {"nobody@invalid": ["*"]})
+
+
+def secret_access(group: str) -> Access:
+    """For ``group`` to read, where the host has it: a daemon drops to its own user and that user's first group."""
+    return Access("root", group if group_id(group) is not None else "root", "0440")
 
 
 def end_sessions(logins: list[str]) -> None:
@@ -251,9 +259,6 @@ def main() -> None:
             module.fail_json(msg=f"accounts: {account.get('address')} has neither password_hash nor password")
 
     passwd = directory / "passwd"
-    # Each daemon drops to its own user and its first group, so one file serves both by owner and group.
-    passwd_access = Access(owner="dovecot" if user_id("dovecot") is not None else "root",
-                           group="opensmtpd" if group_id("opensmtpd") is not None else "root", mode="0440")
     public = Access("root", "root", "0644")
     book = addresses.Directory(accounts, wanted["aliases"], wanted["domains"], wanted["hostname"], wanted["admin"],
                                wanted["domain_aliases"])
@@ -269,7 +274,9 @@ def main() -> None:
         "closed": "".join(f"{address}\n" for address in sorted(book.closed) or ["nobody@invalid"]),
         "domains": "".join(f"{domain}\n" for domain in domains),
     }
-    files = [ManagedFile(passwd, passwd_text.encode(), passwd_access, secret=True),
+    credentials = credentials_text(logins).encode()
+    files = [ManagedFile(passwd, passwd_text.encode(), secret_access("dovecot"), secret=True),
+             ManagedFile(directory / "credentials", credentials, secret_access("opensmtpd"), secret=True),
              *(ManagedFile(directory / name, text.encode(), public) for name, text in texts.items())]
     changed = [file for file in files if file.differs()]
     # Thousands of addresses are a lot to send where nobody looks at them.

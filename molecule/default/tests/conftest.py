@@ -15,8 +15,8 @@ from servers import RELAY, SERVERS  # noqa: E402
 # anything was broken, and the reboot at the end starts new ones.
 ORDER = [
     "test_access", "test_dns", "test_secrets", "test_submission", "test_inbound", "test_filtering", "test_local",
-    "test_forwarding", "test_mailboxes", "test_journals", "test_tags", "test_accounts", "test_bad_input",
-    "test_configuration", "test_signer", "test_relay_trust", "test_filter_outage", "test_restart",
+    "test_forwarding", "test_mailboxes", "test_hostile_input", "test_journals", "test_tags", "test_accounts",
+    "test_bad_input", "test_configuration", "test_signer", "test_relay_trust", "test_filter_outage", "test_restart",
 ]  # fmt: skip
 
 

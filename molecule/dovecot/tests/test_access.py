@@ -85,7 +85,7 @@ def test_lmtp_socket_is_for_vmail_alone(host: Host, container: str) -> None:
         ("/etc/dovecot/dovecot.conf", "root", 0o644),
         ("/etc/dovecot/sieve/junk.sieve", "root", 0o644),
         ("/etc/dovecot/sieve/junk.svbin", "root", 0o644),
-        ("/etc/selfhosted-mail/passwd", "dovecot", 0o440),
+        ("/etc/selfhosted-mail/passwd", "root", 0o440),
         ("/etc/selfhosted-mail/tls/mail.example.org.key", "root", 0o600),
         ("/var/vmail", "vmail", 0o700),
         ("/var/lib/selfhosted-mail/full", "vmail", 0o700),

@@ -204,9 +204,9 @@ def test_secrets_are_closed(host):
     assert host.file("/etc/opensmtpd/srs.conf").mode == 0o600
     if not host.backend.name.endswith("13"):
         assert host.file("/etc/selfhosted-mail/tls/mail.our.test.key").mode == 0o600
-    passwd = host.file("/etc/selfhosted-mail/passwd")
-    assert (passwd.group, passwd.mode) == ("opensmtpd", 0o440)
-    assert host.run("runuser -u nobody -- cat /etc/selfhosted-mail/passwd").rc != 0
+    credentials = host.file("/etc/selfhosted-mail/credentials")
+    assert (credentials.user, credentials.group, credentials.mode) == ("root", "opensmtpd", 0o440)
+    assert host.run("runuser -u nobody -- cat /etc/selfhosted-mail/credentials").rc != 0
     assert host.run("journalctl --no-pager --output=export | grep -aF 'pa:ss #1'").rc != 0
 
 
@@ -225,15 +225,70 @@ def test_it_comes_back_after_a_kill(host):
     containers.wait_for(lambda: host.run("smtpctl show stats").rc == 0, 20, "OpenSMTPD after a kill")
 
 
-def test_a_removed_account_is_refused_without_a_restart(host, address):
+CREDENTIALS = "/etc/selfhosted-mail/credentials"
+
+
+@pytest.fixture
+def credentials(host):
+    """Changes the table of credentials with a sed script and has OpenSMTPD read it again; what was there comes back."""
+    host.run_test(f"cp -p {CREDENTIALS} /root/credentials")
+
+    def change(script):
+        host.run_test(f"sed -i '{script}' {CREDENTIALS} && smtpctl update table credentials")
+
+    yield change
+    host.run_test(f"cp -p /root/credentials {CREDENTIALS} && smtpctl update table credentials && rm /root/credentials")
+
+
+def test_a_removed_account_is_refused_without_a_restart(host, address, credentials):
     started = "systemctl show -P ActiveEnterTimestampMonotonic opensmtpd"
     before = host.check_output(started)
-    host.run_test("cp -p /etc/selfhosted-mail/passwd /root/passwd && sed -i /^bob@/d /etc/selfhosted-mail/passwd")
-    try:
-        host.run_test("smtpctl update table passwd")
-        with pytest.raises(smtplib.SMTPAuthenticationError):
-            smtp.login(address, 465, "bob@our.test", "bobs-password")
-    finally:
-        host.run_test("cp -p /root/passwd /etc/selfhosted-mail/passwd && smtpctl update table passwd; rm /root/passwd")
+    credentials("/^bob@/d")
+    with pytest.raises(smtplib.SMTPAuthenticationError):
+        smtp.login(address, 465, "bob@our.test", "bobs-password")
+    host.run_test(f"cp -p /root/credentials {CREDENTIALS} && smtpctl update table credentials")
     smtp.login(address, 465, "bob@our.test", "bobs-password").quit()
     assert host.check_output(started) == before
+
+
+def test_ten_thousand_accounts(host, address, credentials):
+    """They are taken in while it runs and at its start, and the last one may log in."""
+    more = "awk '/^bob@/ { for (n = 0; n < 10000; n++) print \"user\" n \"@our.test\", $2 }' /root/credentials"
+    host.run_test(f"{more} >>{CREDENTIALS}")
+    last = ("user9999@our.test", "bobs-password")
+    with pytest.raises(smtplib.SMTPAuthenticationError):
+        smtp.login(address, 465, *last)
+    credentials("")
+    smtp.login(address, 465, *last).quit()
+    host.run_test("systemctl restart opensmtpd")
+    containers.wait_for(lambda: host.run("smtpctl show stats").rc == 0, 60, "OpenSMTPD after a restart")
+    containers.wait_for(lambda: host.run("ss -Hltn sport = :465").stdout, 60, "its port")
+    smtp.login(address, 465, *last).quit()
+    smtp.login(address, 465, *ALICE).quit()
+
+
+@pytest.mark.parametrize("port", [25, 465, 587])
+def test_messages_of_a_session(address, port):
+    """A hundred, and the next one may come in another session; what was broken off does not count."""
+    wire = smtp.wire(smtp.compose("alice@our.test", ["alice@our.test"]))
+    session = smtplib.SMTP(address, 25, timeout=60) if port == 25 else smtp.login(address, port, *ALICE)
+    with session:
+        session.ehlo()
+        session.mail("alice@our.test")
+        session.rset()
+        for _number in range(100):
+            assert session.mail("alice@our.test")[0] == 250
+            session.rcpt("alice@our.test")
+            assert session.data(wire)[0] == 250
+        code, text = session.mail("alice@our.test")
+        assert code == 452 and text.startswith(b"4.5.3 "), text
+
+
+def test_what_the_signing_proxy_brings_is_not_counted(name):
+    """It has as many messages in a session as OpenSMTPD has for it."""
+    program = (
+        "import smtplib\n"
+        "session = smtplib.SMTP('127.0.0.1', 10028)\n"
+        "for number in range(150): session.sendmail('alice@our.test', 'alice@our.test', 'From: alice@our.test\\n\\n.')\n"
+    )
+    containers.run(name, "python3", "-c", program, user="dkimproxy")

@@ -97,18 +97,6 @@ def test_recipients_of_a_message(address):
     assert codes[500] == 451
 
 
-def test_messages_of_a_session(address):
-    wire = smtp.wire(smtp.compose("bob@world.test", ["alice@our.test"]))
-    sent = 0
-    with greeted(address) as session:
-        while session.mail("bob@world.test")[0] == 250:
-            session.rcpt("alice@our.test")
-            assert session.data(wire)[0] == 250
-            sent += 1
-            assert sent <= 100
-    assert sent == 100
-
-
 def test_connections_of_an_address(host, address):
     held = []
     try:

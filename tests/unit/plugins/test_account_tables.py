@@ -43,7 +43,7 @@ def tables(run_module: Callable[..., dict[str, Any]], directory: Path) -> Tables
 
 
 def written_hash(directory: Path, login: str) -> str:
-    """The hash of ``login`` in passwd."""
+    """The hash of ``login`` in passwd; OpenSMTPD has the same."""
     rows = [line.split(":") for line in (directory / "passwd").read_text().splitlines()]
     return next(row[1] for row in rows if row[0] == login)
 
@@ -65,6 +65,8 @@ def test_files(tables: Tables, directory: Path) -> None:
     )
     assert result["changed"]
     assert (directory / "passwd").read_text() == f"alice@example.org:{HASH}:::::\nbob@example.org:{HASH}:::::\n"
+    credentials = (directory / "credentials").read_text()
+    assert credentials == f"alice@example.org {HASH}\nbob@example.org {HASH}\n"
     assert (directory / "senders").read_text() == (
         "alice@example.org alice@example.org, info@example.org\nbob@example.org bob@example.org\n"
     )
@@ -78,7 +80,7 @@ def test_files(tables: Tables, directory: Path) -> None:
     } < set(virtuals)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
     public = dict.fromkeys(("senders", "virtuals", "recipients", "closed", "domains"), 0o644)
-    assert modes == {"passwd": 0o440, **public}
+    assert modes == {"passwd": 0o440, "credentials": 0o440, **public}
     assert stat.S_IMODE(directory.stat().st_mode) == 0o755
 
 
@@ -91,7 +93,7 @@ def test_a_second_run_changes_nothing_and_a_change_only_its_file(tables: Tables,
     (directory / "senders").chmod(0o600)
     assert tables(accounts)["changed_paths"] == [str(directory / "senders")]
     assert tables([{**accounts[0], "password_hash": HASH.replace("$a", "$b")}])["changed_paths"] == [
-        str(directory / "passwd")
+        str(directory / "passwd"), str(directory / "credentials")
     ]
 
 
@@ -140,7 +142,10 @@ def test_who_only_sends_has_no_mailbox_and_who_is_not_enabled_no_login(tables: T
         f"alice@example.org:{HASH}:::::\nshop@example.org:{HASH}::::::nologin=yes\n"
     )
     assert (directory / "closed").read_text() == "gone@example.org\nshop@example.org\n"
+    assert (directory / "credentials").read_text() == f"alice@example.org {HASH}\nshop@example.org {HASH}\n"
     assert tables(accounts[:1])["closed_logins"] == [], "it had no mailbox before"
+    tables([{**accounts[0], "enabled": False}])
+    assert (directory / "credentials").read_text() == "nobody@invalid *\n"
 
 
 def test_mailboxes_without_an_account_are_named(tables: Tables, directory: Path) -> None:
@@ -154,7 +159,7 @@ def test_mailboxes_without_an_account_are_named(tables: Tables, directory: Path)
 def test_check_mode_writes_nothing(tables: Tables, directory: Path) -> None:
     result = tables([{"address": "alice@example.org", "password": PASSWORD}], check=True)
     assert result["changed"]
-    assert len(result["changed_paths"]) == 6
+    assert len(result["changed_paths"]) == 7
     assert not directory.exists()
 
 

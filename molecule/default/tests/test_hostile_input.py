@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a stranger may say without stopping the server: lines of any length, login names of any octets."""
+
+from __future__ import annotations
+
+import smtplib
+from base64 import b64encode
+
+import pytest
+from servers import STRANGER, Server, both
+from test_restart import main_pid
+from testbed import smtp
+
+ANSWERED = 30  # seconds within which the server answers
+# Around the limits of our filter (60 000), of filter-rspamd (a line and 81 octets in 65 535) and of OpenSMTPD (65 534).
+EDGES = [60_000, 60_001, 65_000, 65_400, 65_454, 65_455, 65_460, 65_485, 65_486, 65_533, 65_534, 65_535, 65_600, 70_000]
+# Rspamd refuses it, so that none of these messages stays.
+GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
+
+
+def bring(server: Server, message: bytes, starttls: bool = False) -> tuple[int, bytes]:
+    """The answer to a stranger's message at its end."""
+    with smtplib.SMTP(server.ip, 25, timeout=ANSWERED, local_hostname=smtp.PEER) as session:
+        session.ehlo()
+        if starttls:
+            session.starttls(context=smtp.tls())
+            session.ehlo()
+        session.mail(STRANGER)
+        session.rcpt(server.alice.address)
+        return session.data(message)
+
+
+def check_long_line(server: Server, length: int, starttls: bool) -> None:
+    """A line that a filter can take is judged by Rspamd; a longer one is refused. Either way the next sender is answered."""
+    gtube = smtp.wire(smtp.compose(STRANGER, [server.alice.address], body=f"{GTUBE}\n"))
+    answer = bring(server, gtube + b"x" * length + b"\r\n", starttls)
+    if length <= 60_000:
+        assert answer[0] == 554 and b"A line" not in answer[1], (length, answer)
+    elif length < 65_535:
+        assert answer[0] == 554 and b"A line of the message is longer than" in answer[1], (length, answer)
+    else:
+        assert answer[0] == 500 and b"Line too long" in answer[1], (length, answer)
+    small = bring(server, gtube)
+    assert small[0] == 554 and b"A line" not in small[1], (length, small)
+
+
+def check_long_lines(server: Server, lengths: list[int]) -> None:
+    before = main_pid(server, "opensmtpd")
+    for starttls in (False, True):
+        for length in lengths:
+            check_long_line(server, length, starttls)
+    assert main_pid(server, "opensmtpd") == before, "OpenSMTPD was not restarted"
+
+
+@both
+def test_a_long_line_stops_nobody(server: Server) -> None:
+    check_long_lines(server, EDGES)
+
+
+@pytest.mark.long
+@both
+def test_every_length_of_a_line_around_the_limits(server: Server) -> None:
+    check_long_lines(server, list(range(65_400, 65_601)))
+
+
+@both
+def test_lines_of_users_are_held_to_the_same_limit(server: Server) -> None:
+    message = smtp.wire(smtp.compose(server.alice.address, [server.bob.address]))
+    with smtp.login(server.ip, 465, server.alice.address, server.alice.password) as session:
+        for length, wanted in ((65_500, 554), (60_000, 250), (60_001, 554)):
+            session.mail(server.alice.address)
+            session.rcpt(server.bob.address)
+            assert session.data(message + b"x" * length + b"\r\n")[0] == wanted, length
+
+
+@pytest.mark.parametrize("port", [465, 587])
+@both
+def test_a_login_name_of_any_octets_is_only_refused(server: Server, port: int) -> None:
+    before = main_pid(server, "opensmtpd")
+    names = [b"a\nb", b"\n", b"a\r\nb", b"\r", b"a\tb", b"a b", b"a:b", b"a|b", b"\x01\x1b[2J\x7f", b"\xff\xfe", b"%s%n",
+             b"0123456789abcdef|found|x\nsecond|line", b"n" * 800, server.alice.address.encode() + b"\n"]
+    session: smtplib.SMTP
+    if port == 465:
+        session = smtplib.SMTP_SSL(server.ip, port, timeout=ANSWERED, context=smtp.tls())
+    else:
+        session = smtplib.SMTP(server.ip, port, timeout=ANSWERED)
+        session.starttls(context=smtp.tls())
+    with session:
+        session.ehlo()
+        for name in names:
+            code, text = session.docmd("AUTH PLAIN", b64encode(b"\0%b\0wrong" % name).decode())
+            assert code == 535, (name, code, text)
+        assert session.docmd("AUTH LOGIN", b64encode(b"a\nb").decode())[0] == 334
+        assert session.docmd(b64encode(b"x\ny").decode())[0] == 535
+    # Twice: a table program would have ended at the first of these.
+    for _time in range(2):
+        smtp.login(server.ip, port, server.alice.address, server.alice.password).quit()
+    assert main_pid(server, "opensmtpd") == before, "OpenSMTPD was not restarted"
