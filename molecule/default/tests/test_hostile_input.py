@@ -31,7 +31,7 @@ def bring(server: Server, message: bytes, starttls: bool = False) -> tuple[int, 
 
 
 def check_long_line(server: Server, length: int, starttls: bool) -> None:
-    """A line that a filter can take is judged by Rspamd; a longer one is refused. Either way the next sender is answered."""
+    """Rspamd judges what has a line that filters can take; a longer one is refused. The next sender is answered."""
     gtube = smtp.wire(smtp.compose(STRANGER, [server.alice.address], body=f"{GTUBE}\n"))
     answer = bring(server, gtube + b"x" * length + b"\r\n", starttls)
     if length <= 60_000:
@@ -77,8 +77,8 @@ def test_lines_of_users_are_held_to_the_same_limit(server: Server) -> None:
 @both
 def test_a_login_name_of_any_octets_is_only_refused(server: Server, port: int) -> None:
     before = main_pid(server, "opensmtpd")
-    names = [b"a\nb", b"\n", b"a\r\nb", b"\r", b"a\tb", b"a b", b"a:b", b"a|b", b"\x01\x1b[2J\x7f", b"\xff\xfe", b"%s%n",
-             b"0123456789abcdef|found|x\nsecond|line", b"n" * 800, server.alice.address.encode() + b"\n"]
+    names = [b"a\nb", b"\n", b"a\r\nb", b"\r", b"a\tb", b"a b", b"a:b", b"a|b", b"\x01\x1b[2J\x7f", b"\xff\xfe",
+             b"%s%n", b"0123456789abcdef|found|x\nsecond|line", b"n" * 800, server.alice.address.encode() + b"\n"]
     session: smtplib.SMTP
     if port == 465:
         session = smtplib.SMTP_SSL(server.ip, port, timeout=ANSWERED, context=smtp.tls())
