@@ -29,8 +29,8 @@ docs: ## the tables of variables in the roles' READMEs
 images: ## Docker, the test bed's images and its name server
 	@tools/testbed
 
-bench: ## how long a run takes, also with thousands of accounts, how many messages a second, how long a search
-	@tools/bench
-	@tools/bench-mail
-	@$$(tools/venv)/bin/python tools/bench-accounts
-	@tools/bench-search
+bench: ## figures: a run, also with thousands of accounts; messages a second; memory; a search
+	@bench/site
+	@bench/messages
+	@$$(tools/venv)/bin/python bench/accounts
+	@bench/search
