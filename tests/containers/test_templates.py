@@ -45,6 +45,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "opensmtpd_rspamd": False,
         "mail_tls_certificate_file": "/etc/ssl/own.pem",
         "mail_tls_private_key_file": "/etc/ssl/private/own.key",
+        # The guard takes rules without any limit, too.
+        "opensmtpd_max_connections": 0,
+        "opensmtpd_submission_max_connections": 0,
+        "opensmtpd_submission_connections_per_minute": 90,
+        "dovecot_max_connections": 0,
+        "dovecot_connections_per_minute": 0,
     },
     "other options": {
         **RELAY,
@@ -58,7 +64,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "opensmtpd_max_message_size": "10485760",
         "opensmtpd_max_recipients": 50,
         "opensmtpd_max_mails": 7,
-        "opensmtpd_max_connections": 0,
         "opensmtpd_queue_ttl": "12h",
         "dovecot_mail_dir": "/srv/mail",
         "dovecot_junk_header": "X-Junk",
@@ -113,13 +118,18 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
         ("cat /etc/selfhosted-mail/closed", "shop@example.net\nshop@example.org\n"),
         ("ls /etc/dkimproxy/keys", "xn--bcher-kva.example.s2026.pem"),
         ("grep mta.limit /etc/opensmtpd/relay.conf", "max-conn-per-host 10 "),
-        ("ls /etc/selfhosted-mail/nftables", "dkimproxy.nft\nopensmtpd.nft\n"),
+        ("ls /etc/selfhosted-mail/nftables", "dkimproxy.nft\ndovecot.nft\nopensmtpd.nft\n"),
         ("cat /etc/systemd/system/opensmtpd.service.d/selfhosted-mail.conf", "is-active --quiet selfhosted-mail"),
+        ("cat /etc/systemd/system/dovecot.service.d/selfhosted-mail.conf", "is-active --quiet selfhosted-mail"),
     ],
     "own certificate": [
         ("cat /etc/smtpd.conf", 'pki "vps7.provider.example" cert "/etc/ssl/own.pem"'),
         ("cat /etc/smtpd.conf", 'match tag "INBOUND" from local for any reject'),
         ("doveconf -n", "/etc/ssl/own.pem"),
+        ("cat /etc/selfhosted-mail/nftables/opensmtpd.nft", "limit rate over 90/minute"),
+        # sed ends with 1 where it finds the word.
+        ("sed /ct.count/Q1 /etc/selfhosted-mail/nftables/opensmtpd.nft", "opensmtpd_limits"),
+        ("sed /dport/Q1 /etc/selfhosted-mail/nftables/dovecot.nft", "dovecot_limits"),
         ("ls /etc/dkimproxy/keys", "vps7.provider.example.mail.pem"),
     ],
     "other options": [
@@ -135,9 +145,9 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
         ("grep mta.limit /etc/opensmtpd/relay.conf", "max-conn-per-host 3 "),
         # Without the guard its rules are gone, and no daemon waits for it.
         ("find /etc/selfhosted-mail/nftables -empty", "/etc/selfhosted-mail/nftables"),
-        # sed ends with 1 where it finds the word.
         ("sed /nftables/Q1 /etc/systemd/system/dkimproxy.service", "WatchdogSec"),
         ("sed /nftables/Q1 /etc/systemd/system/opensmtpd.service.d/selfhosted-mail.conf", "Restart=always"),
+        ("sed /nftables/Q1 /etc/systemd/system/dovecot.service.d/selfhosted-mail.conf", "Restart=always"),
         ("ls /etc/dkimproxy/keys", "example.org.s1-ed25519.pem\nexample.org.s1.pem\nexample.org.s2-ed25519.pem\n"),
         ("grep foreign /etc/dkimproxy/dkimproxy_out.conf", "rewrite"),
         ("cat /etc/selfhosted-mail/virtuals", "postmaster@example.org admin@far.example"),

@@ -14,6 +14,7 @@ import pytest
 from dovecot_host import ALICE, CAROL, lmtp, run_role
 from testbed import containers, imap, smtp
 from testbed.containers import wait_for
+from testbed.guard import check_needs_the_guard
 from testinfra.host import Host
 
 
@@ -82,6 +83,8 @@ def test_bad_values_are_refused_by_name(container: str) -> None:
         "dovecot_mail_dir": "vmail",
         "dovecot_junk_header": "X Spam",
         "dovecot_imap_sessions_per_user": 0,
+        "dovecot_max_connections": -1,
+        "dovecot_connections_per_minute": -1,
         "dovecot_hostname": "mail",
         "dovecot_admin_address": "nobody@example.org",
         "dovecot_quota": "plenty",
@@ -162,6 +165,10 @@ def test_comes_back_when_killed(host: Host, address: str, signal: str) -> None:
         return bool(host.service("dovecot").systemd_properties["MainPID"] != before)
 
     wait_for(back, timeout=15, what="Dovecot back")
+
+
+def test_without_the_guard_dovecot_does_not_start(host: Host) -> None:
+    check_needs_the_guard(host, "dovecot", 993)
 
 
 def test_acknowledged_mail_survives_a_power_cut(container: str) -> None:

@@ -188,15 +188,54 @@ def test_the_certificate_is_the_one_that_was_asked_for(host, address, name, port
     assert served == wanted
 
 
+# Over TCP, and over MPTCP, whose packets come from no process.
+CONNECT = """
+import socket, sys
+family, *_, address = socket.getaddrinfo(sys.argv[1], 25, type=socket.SOCK_STREAM)[0]
+for protocol in socket.IPPROTO_TCP, 262:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM, protocol) as connection:
+            connection.settimeout(10)
+            connection.connect(address)
+        print("open")
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+
+@pytest.fixture
+def own_addresses(host, address):
+    """All that the host reaches itself by, two of which came after the run."""
+    new = {"198.51.100.225": "198.51.100.225/32 dev eth0", "2001:db8:25::1": "2001:db8:25::1/128 dev eth0 nodad"}
+    link_local = host.check_output("ip -6 -o address show dev eth0 scope link").split()[3].split("/")[0]
+    for words in new.values():
+        host.run_test(f"ip address add {words}")
+    yield ["127.0.0.1", "127.0.0.2", "::1", address, f"{link_local}%eth0", *new]
+    for words in new.values():
+        host.run_test(f"ip address delete {words.removesuffix(' nodad')}")
+
+
+def test_nobody_but_root_reaches_port_25_from_the_host(host, own_addresses):
+    """What leads outside from there would leave unsigned."""
+    for _start in "first", "second":
+        for target in own_addresses:
+            first, second = host.check_output("runuser -u nobody -- python3 -c %s %s", CONNECT, target).split()
+            assert first == "ConnectionRefusedError" and second != "open", f"{target}: {first} {second}"
+            assert host.check_output("python3 -c %s %s", CONNECT, target).startswith("open\n"), target
+        host.run_test("systemctl restart opensmtpd")
+        containers.wait_for(lambda: "[::]:587 " in host.check_output("ss -Hltn"), 20, "OpenSMTPD is back")
+
+
 @pytest.mark.parametrize("target", ["127.0.0.1", "::1", "own"])
 @pytest.mark.parametrize("sender", ["alice@our.test", ""])
 def test_a_local_program_cannot_get_mail_out_through_port_25(address, name, target, sender):
+    """Not even root's, and where there is no guard nobody's."""
     target = address if target == "own" else target
     program = (
         f"import smtplib; s = smtplib.SMTP('{target}', 25); s.ehlo(); a = s.mail('{sender}');"
         "b = s.rcpt('carol@far.test'); print(a[0], b[0])"
     )
-    mail, _recipient = containers.docker("exec", "--user", "nobody", name, "python3", "-c", program).split()
+    mail, _recipient = containers.run(name, "python3", "-c", program).split()
     assert int(mail) == 550
 
 

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mailboxes are not open to floods and to guessing at full speed."""
+
+from __future__ import annotations
+
+import pytest
+from testbed.limits import check_limits, clients
+from testinfra.host import Host
+
+
+@pytest.mark.parametrize(("port", "family"), [(993, "ipv6"), (4190, "ipv4")])
+def test_connections_of_an_address(host: Host, port: int, family: str) -> None:
+    with clients(host):
+        check_limits(host, port, family)
