@@ -180,7 +180,10 @@ def test_a_secret_of_a_wrong_kind_is_named_and_not_shown(run: Run, tmp_path: Pat
     wrong = []
     for host in hosts:
         variable, case = host.rsplit("-", 1)
+        # A role says its own variable, which has the shared one's value.
         what = variable.removeprefix("mail_").removeprefix("smtp_")
+        if run.name == "accounts":
+            what = "accounts_list"
         if not re.search(rf"\b\w*{what}\b", said.get(host, "")):
             wrong.append(f"{host}: {said.get(host)}")
     assert not wrong, "\n".join(wrong)
