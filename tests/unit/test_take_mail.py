@@ -55,7 +55,8 @@ def test_wrong_arguments(take_mail: ModuleType, arguments: list[str]) -> None:
 def checked(
     take_mail: ModuleType, who: str, sender: str | None, author: str = "", body: str = "x\n"
 ) -> tuple[str, bytes]:
-    writer = take_mail.Writer(who, HOST, system=who == "www-data", trusted=who == "vmail")
+    system = who in ("www-data", "vmail")
+    writer = take_mail.Writer(who, HOST, system=system, trusted=who == "root", for_accounts=who == "vmail")
     head = f"From: {author}\n" if author else ""
     found: tuple[str, bytes] = take_mail.checked(
         take_mail.Submission(["a@x.org"], sender), f"{head}Subject: s\n\n{body}".encode(), writer
@@ -75,8 +76,16 @@ def checked(
         ("www-data", f"root@{HOST}", "", f"root@{HOST}"),
         ("www-data", None, f"postmaster@{HOST}", f"postmaster@{HOST}"),
         ("www-data", "alice@example.org", "", f"www-data@{HOST}"),
-        ("vmail", "<>", "alice@example.org", "<>"),
+        # Sieve's refusals and Dovecot's warnings.
+        ("vmail", "<>", f"postmaster@{HOST}", "<>"),
+        ("vmail", "<>", f"Postmaster <Postmaster@{HOST}>", "<>"),
+        # Sieve's answers; the signing proxy says whether From may be that.
         ("vmail", "alice@example.org", "alice@example.org", "alice@example.org"),
+        ("vmail", "alice+tag@example.org", "info@example.org", "alice+tag@example.org"),
+        ("vmail", "Alice.L_o-w{e}@Example.org", "bob@example.org", "Alice.L_o-w{e}@Example.org"),
+        ("vmail", f"root@{HOST}", "", f"root@{HOST}"),
+        ("vmail", f"bob@{HOST}", "", f"vmail@{HOST}"),
+        ("vmail", None, "", f"vmail@{HOST}"),
     ],
 )
 def test_sender(take_mail: ModuleType, who: str, sender: str | None, author: str, wanted: str) -> None:
@@ -92,11 +101,30 @@ def test_sender(take_mail: ModuleType, who: str, sender: str | None, author: str
         ("bob", f'"bob@{HOST}" <alice@example.org>'),
         ("bob", f"bob@{HOST}\nFrom: alice@example.org"),
         ("www-data", "alice@example.org"),
+        ("vmail", "alice@example.org"),
+        ("vmail", f"bob@{HOST}"),
     ],
 )
 def test_somebody_elses_from_is_refused(take_mail: ModuleType, who: str, author: str) -> None:
     with pytest.raises(take_mail.Refused) as refused:
         checked(take_mail, who, None, author)
+    assert refused.value.args[0] == take_mail.EX_NOPERM
+
+
+@pytest.mark.parametrize(
+    "sender",
+    [
+        "<>", f"root@{HOST}", f"bob@{HOST}", "alice", "@example.org", "alice@", "<alice@example.org@example.org>",
+        f"alice+:bob@example.org> SIZE=1@{HOST}", "alice+:bob@example.org> SIZE=1@example.org",
+        "alice <bob@example.org", "alice@bob@example.org", "alice:bob@example.org", "alice,bob@example.org",
+        '"alice bob"@example.org', "alice@example.org:1", "alice@[198.51.100.1]", "älice@example.org",
+        "alice@example.org SIZE=1",
+    ],
+)  # fmt: skip
+def test_the_mailboxes_user_writes_as_an_account_for_an_account_alone(take_mail: ModuleType, sender: str) -> None:
+    """Without an account's address as sender, which nothing else could read as another, nobody judges From later."""
+    with pytest.raises(take_mail.Refused) as refused:
+        checked(take_mail, "vmail", sender, "alice@example.org")
     assert refused.value.args[0] == take_mail.EX_NOPERM
 
 

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import parseaddr
 
 import pytest
 from servers import RELAY, SERVERS, STRANGER, Login, Server, both, on_both
@@ -116,12 +117,97 @@ def test_vacation_answers_once_and_signed(server: Server) -> None:
         answer = server.mailbox(server.bob, marker)
     check_signed(server, answer)
     kept = provider.wait_kept(RELAY, marker)
-    assert (kept.sender, kept.recipients) == ("", (sender,))
+    assert (kept.sender, kept.recipients) == (server.quinn.address, (sender,))
     assert author_domain(kept.raw) == server.domain
     assert "Grüße" in kept.message.get_content()
     check_relayed(server, kept)
     server.settle()
     assert len(provider.find(RELAY, marker)) == 1
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "sender", "author"),
+    [
+        ("q@{domain}", ':addresses "q@{domain}"', "quinn@{domain}", "q@{domain}"),
+        ("quinn@{domain}", ':from "Günter Q. <q@{domain}>"', "quinn@{domain}", "q@{domain}"),
+        ("Quinn+club@{domain}", "", "quinn+club@{domain}", "quinn+club@{domain}"),
+        ("quota@{domain}", ':addresses "quota@{domain}"', "quinn@{domain}", "quota@{domain}"),
+    ],
+)
+@both
+def test_vacation_answers_under_an_own_name(server: Server, to: str, options: str, sender: str, author: str) -> None:
+    """What leads to the account alone is the account's own, and the envelope sender is the account."""
+    marker, curious = f"Gone fishing {uuid.uuid4()}", f"curious-{uuid.uuid4().hex[:8]}@world.test"
+    to, options, sender, author = (text.format(domain=server.domain) for text in (to, options, sender, author))
+    with script(server, server.quinn, f'require "vacation";\nvacation {options} "{marker}";\n'):
+        smtp.deliver(server.ip, curious, [to], smtp.compose(curious, [to]), patience=20)
+        kept = provider.wait_kept(RELAY, marker)
+    check_relayed(server, kept)
+    assert (kept.sender.lower(), kept.recipients) == (sender, (curious,))
+    assert parseaddr(str(kept.message["From"]))[1].lower() == author
+
+
+@pytest.mark.parametrize(
+    ("to", "action", "reason"),
+    [
+        ("{bob}", 'vacation :from "The CEO <{alice}>" {rest}', "{bob} may not send mail as {alice}"),
+        ("{bob}", 'set "all" "{bob}, {alice}"; vacation :from "${{all}}" {rest}', "{bob} may not send mail as {alice}"),
+        ("{alice}", 'vacation :addresses "{alice}" {rest}', "{bob} may not send mail as {alice}"),
+        ("sales@{domain}", 'vacation :addresses "sales@{domain}" {rest}', "{bob} may not send mail as sales@{domain}"),
+        ("{bob}", 'vacation :mime :subject "{marker}" "From: {alice}\r\n\r\nplease pay";', "several From lines"),
+    ],
+)
+@both
+def test_nobody_answers_as_somebody_else(server: Server, to: str, action: str, reason: str) -> None:
+    """The answer does not leave, and the script's owner reads why."""
+    marker, victim = f"Invoice {uuid.uuid4()}", f"victim-{uuid.uuid4().hex[:8]}@world.test"
+    words = {"alice": server.alice.address, "bob": server.bob.address, "domain": server.domain, "marker": marker}
+    words["rest"] = f':subject "{marker}" "please pay";'
+    message = smtp.compose(victim, [to.format(**words)])
+    with script(server, server.bob, f'require ["vacation", "variables"];\n{action.format(**words)}\n'):
+        smtp.deliver(server.ip, victim, [server.bob.address], message, patience=20)
+        report = server.mailbox(server.bob, marker)
+    assert reason.format(**words) in re.sub(r"\s+", " ", report.decode())
+    check_signed(server, report)
+    server.settle()
+    assert provider.find(RELAY, marker) == []
+
+
+@both
+def test_no_script_notifies(server: Server) -> None:
+    """A notification would have any sender and author; even a script that is there already writes none."""
+    marker, victim = f"Invoice {uuid.uuid4()}", f"victim-{uuid.uuid4().hex[:8]}@far.test"
+    ceo = server.alice.address
+    text = f'require "enotify";\nnotify :from "{ceo}" :message "{marker}" "mailto:{victim}?body=pay";\n'
+    with pytest.raises(managesieve.Refused, match="enotify"), script(server, server.bob, text):
+        pass
+    path = f"/var/vmail/{server.domain}/bob/.dovecot.sieve"
+    write = ("exec", "--interactive", "--user", "vmail", server.container)
+    docker(*write, "tee", path, data=text.encode())
+    try:
+        message = server.receive(server.bob.address)
+        server.mailbox(server.bob, str(message["Message-ID"]))
+    finally:
+        server.run("rm", path)
+    server.settle()
+    assert provider.find(RELAY, marker) == []
+    assert provider.find(RELAY, victim) == []
+
+
+@both
+def test_what_a_script_refuses_is_answered_by_the_host(server: Server) -> None:
+    """Not by the admin, whose words they are not; and signed, outside and to our own."""
+    marker, sender = f"No thanks {uuid.uuid4()}", f"curious-{uuid.uuid4().hex[:8]}@world.test"
+    with script(server, server.quinn, f'require "reject";\nreject "{marker}";\n'):
+        message = smtp.compose(sender, [server.quinn.address])
+        smtp.deliver(server.ip, sender, [server.quinn.address], message, patience=20)
+        server.submit([server.quinn.address], login=server.bob)
+        answer = server.mailbox(server.bob, marker)
+    check_signed(server, answer)
+    kept = provider.wait_kept(RELAY, marker)
+    check_relayed(server, kept)
+    assert (kept.sender, kept.recipients) == ("", (sender,))
+    assert author_domain(answer) == author_domain(kept.raw) == server.hostname
 
 
 @both

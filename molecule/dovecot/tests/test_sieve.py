@@ -8,11 +8,14 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from dovecot_host import ALICE, ERIN, run_role
+from dovecot_host import ALICE, CAROL, ERIN, run_role
 from testbed import imap, managesieve
+from testbed.containers import docker
 from testinfra.host import Host
 
 TO_OWN = 'require ["fileinto", "mailbox"];\nfileinto :create "Own";\n'
+# A notification would have any sender and author that it names.
+NOTIFY = 'require "enotify";\nnotify :from "bob@example.net" :message "pay" "mailto:victim@far.test";\n'
 
 
 @pytest.fixture
@@ -39,6 +42,7 @@ def test_login_takes_tls(address: str) -> None:
             session.login(*ALICE)
     with managesieve.Session(address, *ALICE) as session:
         assert "vacation" in session.greeting
+        assert "notify" not in session.greeting.lower()
     with pytest.raises(managesieve.Refused):
         managesieve.Session(address, ALICE[0], "wrong")
 
@@ -57,6 +61,7 @@ def test_own_script_runs_after_spam_is_filed(
     [
         ("frobnicate;\n", "unknown command"),
         ('require "vnd.dovecot.pipe"; pipe "learn";\n', "vnd.dovecot.pipe"),
+        (NOTIFY, "enotify"),
     ],
 )
 def test_bad_script_is_refused_with_a_reason(address: str, text: str, reason: str) -> None:
@@ -71,6 +76,21 @@ def test_redirected_mail_stays(
     own_script(ALICE, 'redirect "elsewhere@far.test";\n')
     imap.wait_message(address, *ALICE, deliver(ALICE[0]), timeout=5)
     assert "prohibits the use of a redirect" in host.check_output("cat /var/vmail/example.org/alice/.dovecot.sieve.log")
+
+
+def test_script_of_before_notifies_nobody(
+    host: Host, container: str, address: str, deliver: Callable[..., str]
+) -> None:
+    """It was uploaded while notifications were offered."""
+    home = "/var/vmail/example.org/carol"
+    imap.wait_message(address, *CAROL, deliver(CAROL[0]), timeout=5)
+    host.check_output(f"rm -f {home}/.dovecot.sieve.log")
+    docker("exec", "--interactive", "--user", "vmail", container, "tee", f"{home}/.dovecot.sieve", data=NOTIFY.encode())
+    try:
+        imap.wait_message(address, *CAROL, deliver(CAROL[0]), timeout=5)
+        assert re.search("unknown Sieve capability .enotify", host.check_output(f"cat {home}/.dovecot.sieve.log"))
+    finally:
+        host.check_output(f"rm -f {home}/.dovecot.sieve")
 
 
 def test_administrators_script_runs_as_long_as_there_is_no_own(

@@ -67,13 +67,20 @@ def allowed(rights, sender, author):
         (f"www-data@{HOST}", "alice@example.org", False),
         (f"root@{HOST}", f"logwatch@{HOST}", True),
         (f"root@{HOST}", "alice@example.org", False),
-        # The null sender.
+        # The null sender: bounces, warnings and refusals of the host's own, nothing of an account's.
         (None, f"MAILER-DAEMON@{HOST}", True),
-        (None, "alice@example.org", True),
-        (None, "alice+tag@example.org", True),
-        (None, "anyone@example.net", True),
+        (None, f"postmaster@{HOST}", True),
+        (None, f"postmaster@{HOST}, alice@{HOST}", True),
+        (None, "alice@example.org", False),
+        (None, "alice+tag@example.org", False),
+        (None, "anyone@example.net", False),
+        (None, "postmaster@example.org", False),
+        (None, f"postmaster@sub.{HOST}", False),
         (None, "eve@example.org", False),
         (None, "eve@example.com", False),
+        # Vacation answers: sent from the account, with or without a tag, as an address of its own.
+        ("alice+club@example.org", "alice+club@example.org", True),
+        ("alice@example.org", "carol@example.org", False),
     ],
 )
 def test_account(rights, sender, author, expected):

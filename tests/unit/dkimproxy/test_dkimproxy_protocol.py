@@ -324,13 +324,10 @@ def test_rights(keys, next_hop, tmp_path):
             b"550 5.7.1 alice@example.org may not send mail as bob@example.org"
         )
         assert deliver(proxy.port, as_bob, b"bob@example.org").startswith(b"250")
-        assert deliver(proxy.port, MESSAGE, b"").startswith(b"250")
-        assert deliver(proxy.port, MESSAGE.replace(b"alice@example.org>\r", b"eve@example.org>\r"), b"").startswith(
-            b"550"
-        )
+        assert deliver(proxy.port, MESSAGE, b"").startswith(b"550 5.7.1 This server may not send mail as alice@")
         bounce = MESSAGE.replace(b"alice@example.org>\r", b"MAILER-DAEMON@mail.example.org>\r")
         assert deliver(proxy.port, bounce, b"").startswith(b"250")
-    assert all(map(keys.verifies, next_hop.messages)) and len(next_hop.messages) == 4
+    assert all(map(keys.verifies, next_hop.messages)) and len(next_hop.messages) == 3
 
 
 FOREIGN = MESSAGE.replace(b"Alice <alice@example.org>", b"Shop\r\n <shop@example.com>")

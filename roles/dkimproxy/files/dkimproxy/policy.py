@@ -78,8 +78,8 @@ def check_authors(authors: list[Address], sender: Address | None, rights: Rights
 
 def _allowed(author: Address, sender: Address | None, rights: Rights, hostname: str) -> bool:
     if sender is None:
-        # Bounces are the host's own, vacation answers their account's (RFC 5321 §4.5.5).
-        return author.domain == hostname or bool(rights.owners(author))
+        # Bounces, refusals and warnings, which are the host's own (RFC 5321 §4.5.5). Whose else would it be?
+        return author.domain == hostname
     owners = rights.owners(sender)
     if owners:
         # Where several logins share the sender, only what all of them may use is safe, and the sender itself.
