@@ -27,6 +27,8 @@ HEADER = (
     b"Date: Mon, 1 Jan 2024 00:00:00 +0000\r\nMessage-ID: <1@example.org>\r\n"
 )
 MESSAGE = HEADER + b"\r\nHello Bob,\r\n\r\n.this line begins with a dot\r\n"
+# Of the proxy in this process; the fixture `quick` is for tests that wait for them to pass.
+TIMEOUTS = Timeouts(*[120] * 8)
 QUICK = Timeouts(2, 2, 1, 1, 1, 1, 1, 1)
 
 
@@ -240,7 +242,7 @@ def make_config(keys: Keys, relay_port: int, extra: dict[str, str] | None = None
 
 
 class Proxy:
-    """The proxy's sessions behind a real socket, in a thread of this process, with short timeouts."""
+    """The proxy's sessions behind a real socket, in a thread of this process."""
 
     def __init__(self, keys: Keys, next_hop: NextHop, directory: Path, extra: dict[str, str] | None = None) -> None:
         settings = {"spool_dir": str(directory), "spool_memory": "4096"} | (extra or {})
@@ -262,7 +264,7 @@ class Proxy:
         tasks = set()
 
         def accept() -> None:
-            self.sessions.append(Session(lambda: self.setup, QUICK, listener.accept()[0]))
+            self.sessions.append(Session(lambda: self.setup, TIMEOUTS, listener.accept()[0]))
             tasks.add(self._loop.create_task(self.sessions[-1].run()))
 
         with socket.create_server(("127.0.0.1", 0), backlog=200) as listener:

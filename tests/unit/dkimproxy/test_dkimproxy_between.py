@@ -75,6 +75,7 @@ def test_a_client_slower_than_the_next_hop_waits(proxy, next_hop, keys):
     assert keys.verifies(next_hop.messages[0])
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_client_that_never_reads_holds_up_nobody_and_is_left(proxy, next_hop):
     with Client(proxy.port) as deaf:
         deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -227,7 +228,7 @@ def test_recipients_that_are_refused_take_the_others_not_along(proxy, next_hop, 
 @pytest.mark.parametrize("step", ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."])
 def test_a_hung_next_hop_holds_up_its_own_session_alone(proxy, next_hop, keys, step, monkeypatch):
     # Longer than the others take, even on a busy machine.
-    monkeypatch.setattr(dkimproxy_helpers, "QUICK", Timeouts(*[5] * len(QUICK)))
+    monkeypatch.setattr(dkimproxy_helpers, "TIMEOUTS", Timeouts(*[5] * len(QUICK)))
     next_hop.script = {step: "hang"}
     answers = []
 
@@ -254,6 +255,7 @@ def test_a_hung_next_hop_holds_up_its_own_session_alone(proxy, next_hop, keys, s
     assert len(next_hop.messages) == 5 and all(map(keys.verifies, next_hop.messages))
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_next_hop_that_reads_no_further_is_left(proxy, next_hop):
     """Its window is shut in the middle of a large message."""
     next_hop.script = {"chunk": "hang"}
