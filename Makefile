@@ -1,6 +1,6 @@
 # Everything works on a fresh Debian machine as root: what is missing is installed.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test lint unit molecule docs images bench
+.PHONY: help demo demo-down test long lint unit molecule docs images bench
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,9 @@ demo-down: ## remove the demo
 
 test: ## everything: lint, unit tests, every scenario on both Debian releases, every ansible-core
 	@tools/test
+
+long: ## what needs real time, real size or all pairs
+	@tools/test --long
 
 lint: ## linters, and the collection builds
 	@tools/lint

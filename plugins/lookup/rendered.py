@@ -11,7 +11,7 @@ version_added: "0.1.0"
 description:
   - The same as P(ansible.builtin.template#lookup) with its defaults. That one copies all variables first, down to the
     last string, which takes seconds for each template where a host has thousands of accounts.
-author: ["selfhosted.mail developers (@selfhosted-mail)"]
+author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   _terms:
     description: Names of template files.

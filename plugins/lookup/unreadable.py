@@ -14,7 +14,7 @@ description:
   - A secret that would silently become another text is named too, one with a comment or a statement of Jinja in it or
     with an expression that names nothing. Secrets are variables whose name ends in C(username) or C(password), the
     passwords of accounts, and what these lead to.
-author: ["selfhosted.mail developers (@selfhosted-mail)"]
+author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   _terms:
     description: Names of roles. Their variables begin with them.

@@ -15,7 +15,7 @@ description:
   - A plain password is hashed on the host. Its hash stays as it is as long as the password matches it.
   - C(passwd) can be read by the group C(dovecot) and C(credentials) by the group C(opensmtpd), where the host has them,
     and by nobody else.
-author: ["selfhosted.mail developers (@selfhosted-mail)"]
+author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   directory:
     description: Where the tables are.

@@ -15,7 +15,7 @@ description:
   - Says in RV(ignore:needs) what brings the service to run what is on disk, whatever run left it behind, so that a
     run which was interrupted between files and restart is completed by the next.
   - The service itself is never touched. M(selfhosted.mail.daemon_service) does that.
-author: ["selfhosted.mail developers (@selfhosted-mail)"]
+author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   service:
     description:

@@ -13,7 +13,7 @@ description:
   - Enables, starts, restarts or reloads a systemd unit and waits until it answers.
   - When it does not come up with the files that M(selfhosted.mail.daemon_config) put in place, they are taken back, the
     unit is started with the previous set, and the module fails with the unit's own last words.
-author: ["selfhosted.mail developers (@selfhosted-mail)"]
+author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   service:
     description: systemd unit, as given to M(selfhosted.mail.daemon_config).

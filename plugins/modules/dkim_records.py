@@ -12,7 +12,7 @@ version_added: "0.1.0"
 description:
   - Reads private keys on the managed host and returns the text of their DNS records. Changes nothing, and no private
     key leaves the host.
-author: ["selfhosted.mail developers (@selfhosted-mail)"]
+author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   keys:
     description: The keys. One that is not there is left out, as in check mode on a fresh host.

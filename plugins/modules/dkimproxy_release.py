@@ -14,7 +14,7 @@ description:
     texts of its files when its checksum is right.
   - With the wrong checksum it fails, naming the variable, and nothing is left on the host.
   - What was downloaded is kept, so that later runs need no network. It is checked again in each of them.
-author: ["selfhosted.mail developers (@selfhosted-mail)"]
+author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   archive:
     description: File on the controller. Empty means download.

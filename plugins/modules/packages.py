@@ -14,7 +14,7 @@ description:
   - Needs nothing but Debian on the host, so that check mode works on a fresh one, where M(ansible.builtin.apt) would
     have to install python3-apt first.
   - Packages do not start their daemons with a default configuration, which in some packages cannot even start.
-author: ["selfhosted.mail developers (@selfhosted-mail)"]
+author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   names:
     description: Packages that shall be installed, in any version.

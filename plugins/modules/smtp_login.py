@@ -12,7 +12,7 @@ version_added: "0.1.0"
 description:
   - Connects from the managed host, verifies the certificate, logs in and quits. Sends no mail and changes nothing.
   - Says in one line what the provider answered. A refusal is a warning, or an error with O(required).
-author: ["selfhosted.mail developers (@selfhosted-mail)"]
+author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   host: {description: Name of the relay, type: str, required: true}
   port: {description: TCP port., type: int, default: 587}

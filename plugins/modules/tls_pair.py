@@ -12,7 +12,7 @@ version_added: "0.1.0"
 description:
   - Fails, naming the variable, when a file is missing, no PEM, or when the key is not the certificate's.
   - Changes nothing.
-author: ["selfhosted.mail developers (@selfhosted-mail)"]
+author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   certificate_file:
     description: PEM file of the certificate and its chain on the managed host.

@@ -11,7 +11,7 @@ short_description: Zone files are written on the controller
 version_added: "0.1.0"
 description:
   - Writes one C(<zone>.zone) for each zone into a directory of the controller, in check mode none.
-author: ["selfhosted.mail developers (@selfhosted-mail)"]
+author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   directory:
     description: Directory on the controller. It is made where it is missing.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from email.message import EmailMessage
 
 from testbed import imap, provider, smtp
-from testbed.containers import docker, run, wait_for
+from testbed.containers import PATIENCE, docker, run, wait_for
 
 RELAY = "default-relay"
 # Somebody elsewhere, whose mail the relay provider keeps.
@@ -83,14 +83,14 @@ class Server:
     def receive(self, *recipients: str, message: EmailMessage | None = None) -> EmailMessage:
         """A stranger's server delivers a message, a short one unless given, which is returned."""
         message = message or smtp.compose(STRANGER, recipients)
-        smtp.deliver(self.ip, STRANGER, recipients, message, patience=20)
+        smtp.deliver(self.ip, STRANGER, recipients, message)
         return message
 
-    def relayed(self, message: EmailMessage, timeout: float = 60) -> provider.Kept:
+    def relayed(self, message: EmailMessage, timeout: float = PATIENCE) -> provider.Kept:
         """What the relay provider got of this message; AssertionError after `timeout` seconds."""
         return provider.wait_kept(RELAY, str(message["Message-ID"]), timeout)
 
-    def mailbox(self, login: Login, marker: str, folder: str = "INBOX", timeout: float = 60) -> bytes:
+    def mailbox(self, login: Login, marker: str, folder: str = "INBOX", timeout: float = PATIENCE) -> bytes:
         """The message with this text in it from a mailbox; AssertionError after `timeout` seconds."""
         return imap.wait_message(self.ip, login.address, login.password, marker, folder, timeout)
 
@@ -104,7 +104,7 @@ class Server:
         """OpenSMTPD's queue, a line for each recipient."""
         return self.run("smtpctl", "show", "queue")
 
-    def settle(self, timeout: float = 60) -> None:
+    def settle(self, timeout: float = PATIENCE) -> None:
         """Wait until nothing is in the queue any more."""
         wait_for(lambda: not self.queue(), timeout, f"{self.container}'s queue is empty")
 

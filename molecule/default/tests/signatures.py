@@ -91,7 +91,7 @@ class Peer:
             '''.replace("            ", ""),
         )
         # The name server takes it in some moments later.
-        wait_for(lambda: dns.query(f"{self.selector}._domainkey.{domain}", "TXT"), 10, f"the key of {domain}")
+        wait_for(lambda: dns.query(f"{self.selector}._domainkey.{domain}", "TXT"), what=f"the key of {domain}")
 
     def sign(self, message: EmailMessage) -> bytes:
         """The message with a DKIM-Signature field on top, as it goes over SMTP."""

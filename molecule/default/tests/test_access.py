@@ -30,8 +30,8 @@ def context(version: ssl.TLSVersion, side: int = ssl.PROTOCOL_TLS_CLIENT) -> ssl
 def handshake(address: str, port: int, context: ssl.SSLContext, name: str | None = None) -> ssl.SSLSocket:
     """A TLS connection, by STARTTLS on 25 and 587. `name`: whom the client wants to reach."""
     if port not in (25, 587):
-        return context.wrap_socket(socket.create_connection((address, port), timeout=10), server_hostname=name)
-    session = smtplib.SMTP(address, port, timeout=10, local_hostname=smtp.PEER)
+        return context.wrap_socket(socket.create_connection((address, port), timeout=60), server_hostname=name)
+    session = smtplib.SMTP(address, port, timeout=60, local_hostname=smtp.PEER)
     session.ehlo()
     code, text = session.docmd("STARTTLS")
     assert code == 220 and session.sock, text
@@ -52,7 +52,7 @@ def test_only_mail_ports_are_open(server: Server) -> None:
 @both
 def test_closed_from_outside(server: Server, port: int) -> None:
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((server.ip, port), timeout=10).close()
+        socket.create_connection((server.ip, port), timeout=60).close()
 
 
 @pytest.mark.parametrize("port", PORTS)

@@ -45,7 +45,7 @@ def test_forged_results_are_gone(server: Server) -> None:
         f"authentication-results : {server.hostname}\r\n\t; dkim=pass header.d=bank.test\r\n"
     ).encode()
     message = smtp.compose(STRANGER, [server.alice.address])
-    smtp.deliver(server.ip, STRANGER, [server.alice.address], forged + smtp.wire(message), patience=20)
+    smtp.deliver(server.ip, STRANGER, [server.alice.address], forged + smtp.wire(message))
     # A space before the colon is spam's way of writing a field.
     raw = server.mailbox(server.alice, str(message["Message-ID"]), folder="Junk")
     results = [str(field) for field in parsed(raw).get_all("Authentication-Results", [])]
@@ -83,7 +83,7 @@ def test_our_own_mail_may_come_back(server: Server) -> None:
     sent = server.submit([FRIEND])
     raw = server.relayed(sent).raw
     start = raw.index(b"DKIM-Signature:")
-    smtp.deliver(server.ip, FRIEND, [server.bob.address], raw[start:].replace(b"\n", b"\r\n"), patience=20)
+    smtp.deliver(server.ip, FRIEND, [server.bob.address], raw[start:].replace(b"\n", b"\r\n"))
     arrived = parsed(server.mailbox(server.bob, str(sent["Message-ID"])))
     assert re.search(r"\bdkim=pass\b", str(arrived["Authentication-Results"]))
 
@@ -102,7 +102,7 @@ def test_dmarc_quarantine(server: Server) -> None:
     domain = f"quarantine-{server.domain}"
     publish(domain, '@ TXT "v=spf1 -all"\n_dmarc TXT "v=DMARC1; p=quarantine"\n')
     message = smtp.compose(f"ceo@{domain}", [server.alice.address])
-    smtp.deliver(server.ip, STRANGER, [server.alice.address], message, patience=20)
+    smtp.deliver(server.ip, STRANGER, [server.alice.address], message)
     arrived = parsed(server.mailbox(server.alice, str(message["Message-ID"]), folder="Junk"))
     assert re.search(r"\bdmarc=(fail|quarantine)\b", str(arrived["Authentication-Results"]))
 
@@ -117,10 +117,10 @@ def test_a_signature_satisfies_dmarc(server: Server) -> None:
         f'@ TXT "v=spf1 -all"\n_dmarc TXT "v=DMARC1; p=reject"\n'
         f'{peer.selector}._domainkey TXT "{records[:200]}" "{records[200:]}"\n',
     )
-    wait_for(lambda: dns.query(f"_dmarc.{peer.domain}", "TXT"), 10, "the policy")
+    wait_for(lambda: dns.query(f"_dmarc.{peer.domain}", "TXT"), what="the policy")
     message = smtp.compose(f"writer@{peer.domain}", [server.alice.address])
     signed = peer.sign(message)
-    smtp.deliver(server.ip, STRANGER, [server.alice.address], signed, patience=20)
+    smtp.deliver(server.ip, STRANGER, [server.alice.address], signed)
     results = str(parsed(server.mailbox(server.alice, str(message["Message-ID"])))["Authentication-Results"])
     assert re.search(r"\bdkim=pass\b", results) and re.search(r"\bdmarc=pass\b", results)
     altered = signed.replace(b"Hello.", b"Hullo.")
@@ -130,10 +130,10 @@ def test_a_signature_satisfies_dmarc(server: Server) -> None:
 @both
 def test_our_own_name_in_helo(server: Server) -> None:
     for name in (server.hostname, f"[{server.ip}]"):
-        with smtplib.SMTP(server.ip, 25, timeout=30) as session:
+        with smtplib.SMTP(server.ip, 25, timeout=60) as session:
             assert session.docmd("EHLO", name)[0] == 550
         # Mail programs of users say what they like.
-        with smtplib.SMTP(server.ip, 587, timeout=30) as session:
+        with smtplib.SMTP(server.ip, 587, timeout=60) as session:
             assert session.docmd("EHLO", name)[0] == 250
 
 
@@ -144,7 +144,7 @@ def test_domains_that_ask_get_reports(server: Server) -> None:
     publish(domain, f'@ TXT "v=spf1 ip4:198.51.100.1 -all"\n_dmarc TXT "v=DMARC1; p=none; rua=mailto:dmarc@{domain}"\n')
     marker = f"writer-{uuid.uuid4()}@{domain}"
     message = smtp.compose(marker, [server.alice.address])
-    smtp.deliver(server.ip, marker, [server.alice.address], message, patience=20)
+    smtp.deliver(server.ip, marker, [server.alice.address], message)
     today = server.run("date", "+%Y%m%d").strip()
     program = "/usr/local/lib/selfhosted-mail/send-dmarc-reports"
     server.run(program, f"postmaster@{server.hostname}", today)

@@ -36,7 +36,7 @@ def taken(server: Server, login: Login) -> str:
 
 def answer_to(server: Server, recipient: str) -> tuple[int, str]:
     """What port 25 says to a stranger's RCPT."""
-    with smtplib.SMTP(server.ip, 25, timeout=30, local_hostname=smtp.PEER) as session:
+    with smtplib.SMTP(server.ip, 25, timeout=60, local_hostname=smtp.PEER) as session:
         session.ehlo()
         session.mail(STRANGER)
         code, text = session.rcpt(recipient)
@@ -79,11 +79,11 @@ def test_full_mailbox_is_refused_at_rcpt(server: Server) -> None:
     kilobytes = "\n".join("x" * 63 for _ in range(16)) + "\n"
     for size, percentage in ((1700, 80), (250, 95)):
         server.receive(quinn.address, message=smtp.compose(STRANGER, [quinn.address], kilobytes * size))
-        warning = server.mailbox(quinn, f"Your mailbox is {percentage} % full", timeout=20)
+        warning = server.mailbox(quinn, f"Your mailbox is {percentage} % full")
         check_signed(server, warning)
         assert author_domain(warning) == server.hostname
     server.receive(quinn.address, message=smtp.compose(STRANGER, [quinn.address], kilobytes * 200))
-    wait_for(lambda: answer_to(server, quinn.address)[0] == 552 or None, 20, "quinn is full")
+    wait_for(lambda: answer_to(server, quinn.address)[0] == 552 or None, what="quinn is full")
     for address in leads_there:
         code, text = answer_to(server, address)
         assert code == 552, f"{address}: {code} {text}"
@@ -97,7 +97,7 @@ def test_full_mailbox_is_refused_at_rcpt(server: Server) -> None:
     shared = server.receive(f"crew@{server.domain}")
     server.mailbox(server.bob, str(shared["Message-ID"]))
     expunge(server, quinn)
-    wait_for(lambda: answer_to(server, quinn.address)[0] == 250 or None, 20, "quinn has space")
+    wait_for(lambda: answer_to(server, quinn.address)[0] == 250 or None, what="quinn has space")
     late = server.receive(f"quota@{server.domain}")
     server.mailbox(quinn, str(late["Message-ID"]))
 
@@ -221,8 +221,8 @@ def test_no_vacation_answer_to_spam(server: Server) -> None:
     )
     text = f'require "vacation";\nvacation :addresses "{server.quinn.address}" "{marker}";\n'
     with script(server, server.quinn, text):
-        smtp.deliver(server.ip, sender, [server.quinn.address], message, patience=40)
-        server.mailbox(server.quinn, str(message["Message-ID"]), folder="Junk", timeout=20)
+        smtp.deliver(server.ip, sender, [server.quinn.address], message)
+        server.mailbox(server.quinn, str(message["Message-ID"]), folder="Junk")
     server.settle()
     assert provider.find(RELAY, marker) == []
 
@@ -253,16 +253,20 @@ def test_moving_teaches_rspamd() -> None:
         spam_before, ham_before = learned(server)
         marker = taken(server, login)
         move(server, login, marker, "INBOX", "Junk")
-        wait_for(lambda s=server, n=spam_before: learned(s)[0] == n + 1 or None, 30, "learned as spam")
+        wait_for(lambda s=server, n=spam_before: learned(s)[0] == n + 1 or None, what="learned as spam")
         move(server, login, marker, "Junk", "INBOX")
-        wait_for(lambda s=server, n=ham_before: learned(s)[1] == n + 1 or None, 30, "learned as ham")
+        wait_for(lambda s=server, n=ham_before: learned(s)[1] == n + 1 or None, what="learned as ham")
         move(server, login, marker, "INBOX", "Junk")
-        wait_for(lambda s=server, n=spam_before: learned(s)[0] == n + 1 or None, 30, "learned as spam again")
-        wait_for(lambda s=server: not waiting(s) or None, 20, "all is learned")
-        before = learned(server)
+        wait_for(lambda s=server, n=spam_before: learned(s)[0] == n + 1 or None, what="learned as spam again")
+        wait_for(lambda s=server: not waiting(s) or None, what="all is learned")
+        spam, ham = learned(server)
         move(server, login, marker, "Junk", "Trash")
-        time.sleep(20)
-        assert learned(server) == before
+        # What is put aside is learned in its order, so after this one nothing of the other is to come.
+        other = taken(server, login)
+        move(server, login, other, "INBOX", "Junk")
+        wait_for(lambda s=server, n=spam: learned(s)[0] > n or None, what="another is learned")
+        wait_for(lambda s=server: not waiting(s) or None, what="all is learned")
+        assert learned(server) == (spam + 1, ham)
         server.mailbox(login, marker, "Trash")
 
 
@@ -313,7 +317,7 @@ def test_verdict_on_a_twin(server: Server) -> None:
         for marker in good:
             move(server, login, marker, "Junk", "INBOX")
         wait_for(lambda: not waiting(server) or None, 60, "all is learned")
-        wait_for(lambda: bayes_says(server, text("pills")) == "BAYES_SPAM" or None, 20, "spam is known")
+        wait_for(lambda: bayes_says(server, text("pills")) == "BAYES_SPAM" or None, what="spam is known")
         assert bayes_says(server, text("novel")) == "BAYES_HAM"
 
 
@@ -329,11 +333,12 @@ def test_moving_waits_for_nobody(server: Server) -> None:
     spam_before = learned(server)[0]
     server.run("systemctl", "stop", "rspamd")
     try:
-        assert move(server, login, marker, "INBOX", "Junk") < 2
-        server.mailbox(login, marker, "Junk", timeout=5)
+        # A busy machine takes its time; who waited for Rspamd would wait as long as it is away.
+        assert move(server, login, marker, "INBOX", "Junk") < 20
+        server.mailbox(login, marker, "Junk")
         assert len(waiting(server)) == 1
     finally:
         server.run("systemctl", "start", "rspamd")
     wait_for(lambda: learned(server)[0] == spam_before + 1 or None, 90, "learned as spam")
-    wait_for(lambda: not waiting(server) or None, 20, "all is learned")
-    server.mailbox(login, marker, "Junk", timeout=5)
+    wait_for(lambda: not waiting(server) or None, what="all is learned")
+    server.mailbox(login, marker, "Junk")

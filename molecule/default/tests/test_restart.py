@@ -45,7 +45,7 @@ def test_killed_daemon_comes_back(server: Server, daemon: str) -> None:
     before = main_pid(server, daemon)
     assert before
     server.run("kill", "-KILL", str(before))
-    wait_for(lambda: main_pid(server, daemon) not in (0, before), 30, f"{daemon} runs again")
+    wait_for(lambda: main_pid(server, daemon) not in (0, before), what=f"{daemon} runs again")
 
 
 @both
@@ -59,7 +59,7 @@ def test_killed_filter_comes_back(server: Server) -> None:
         listening = server.run("ss", "-Hltn", "sport = :465")
         return bool(now) and not set(now) & set(before) and main_pid(server, "opensmtpd") != 0 and bool(listening)
 
-    wait_for(again, 30, "the filter runs again")
+    wait_for(again, what="the filter runs again")
 
 
 @both
@@ -77,7 +77,7 @@ def test_reboot(server: Server) -> None:
     containers.reboot(server.container)
     assert server.run("systemctl", "is-system-running").strip() == "running"
     # Debian's unit counts smtpd as started when it has forked, a moment before it listens.
-    wait_for(lambda: server.run("ss", "-Hltn", "sport = :465"), 10, "OpenSMTPD listens")
+    wait_for(lambda: server.run("ss", "-Hltn", "sport = :465"), what="OpenSMTPD listens")
     check_everything(server)
     check_relayed(server, server.relayed(waiting, timeout=60))
     check_signed(server, server.mailbox(server.bob, str(before["Message-ID"])))

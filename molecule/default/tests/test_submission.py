@@ -180,7 +180,7 @@ def test_wrong_password(server: Server, port: int) -> None:
 @pytest.mark.parametrize("port", [25, 587])
 @both
 def test_no_auth_without_tls(server: Server, port: int) -> None:
-    with smtplib.SMTP(server.ip, port, timeout=30, local_hostname=smtp.PEER) as session:
+    with smtplib.SMTP(server.ip, port, timeout=60, local_hostname=smtp.PEER) as session:
         session.ehlo()
         assert not session.has_extn("auth") and session.has_extn("starttls")
         code, text = session.docmd(plain_auth(server.alice.address, server.alice.password))
@@ -189,7 +189,7 @@ def test_no_auth_without_tls(server: Server, port: int) -> None:
 
 @both
 def test_no_auth_on_25(server: Server) -> None:
-    with smtplib.SMTP(server.ip, 25, timeout=30, local_hostname=smtp.PEER) as session:
+    with smtplib.SMTP(server.ip, 25, timeout=60, local_hostname=smtp.PEER) as session:
         session.starttls(context=smtp.tls())
         session.ehlo()
         assert not session.has_extn("auth")
@@ -201,7 +201,7 @@ def test_no_auth_on_25(server: Server) -> None:
 
 @both
 def test_587_demands_tls(server: Server) -> None:
-    with smtplib.SMTP(server.ip, 587, timeout=30, local_hostname=smtp.PEER) as session:
+    with smtplib.SMTP(server.ip, 587, timeout=60, local_hostname=smtp.PEER) as session:
         session.ehlo()
         code, text = session.mail(server.alice.address)
         assert 500 <= code < 600, text

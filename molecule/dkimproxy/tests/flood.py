@@ -17,7 +17,7 @@ def reply(file) -> str:
 
 
 def one(replies: list[str]) -> None:
-    with socket.create_connection(("127.0.0.1", 10027), 120) as sock, sock.makefile("rb") as file:
+    with socket.create_connection(("127.0.0.1", 10027), 400) as sock, sock.makefile("rb") as file:
         reply(file)
         for command in COMMANDS:
             sock.sendall(command + b"\r\n")

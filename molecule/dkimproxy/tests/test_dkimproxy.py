@@ -16,7 +16,7 @@ testinfra_hosts = ["docker://dkimproxy-debian12", "docker://dkimproxy-debian13"]
 SEND = """
 import smtplib, sys
 try:
-    with smtplib.SMTP('127.0.0.1', 10027, timeout=20) as session:
+    with smtplib.SMTP('127.0.0.1', 10027, timeout=120) as session:
         session.sendmail(sys.argv[1], sys.argv[2], sys.stdin.buffer.read())
         print('taken')
 except smtplib.SMTPResponseException as error:
@@ -39,7 +39,7 @@ def next_hop(host, name):
         program = (Path(__file__).parent / "next_hop.py").read_bytes()
         containers.docker("exec", "-i", name, "sh", "-c", "cat > /root/next_hop.py", data=program)
         host.run_test("systemd-run --unit=next-hop --quiet /usr/bin/python3 /root/next_hop.py")
-        containers.wait_for(lambda: "127.0.0.1:10028" in host.check_output("ss -Hltn"), 20, "the next hop")
+        containers.wait_for(lambda: "127.0.0.1:10028" in host.check_output("ss -Hltn"), what="the next hop")
 
 
 def send(name: str, sender: str, message: bytes, recipient: str = "carol@far.test") -> str:
@@ -167,7 +167,7 @@ def test_the_unit_is_hardened(host):
 
 def test_it_comes_back_after_a_kill(host, name, next_hop):
     host.run_test("systemctl kill --signal=KILL dkimproxy")
-    containers.wait_for(lambda: "127.0.0.1:10027" in host.check_output("ss -Hltn"), 20, "the proxy after a kill")
+    containers.wait_for(lambda: "127.0.0.1:10027" in host.check_output("ss -Hltn"), what="the proxy after a kill")
     assert host.service("dkimproxy").is_enabled
 
 

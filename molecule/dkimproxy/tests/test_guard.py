@@ -36,7 +36,7 @@ def next_hop(host):
     """Somebody listens where signed mail goes."""
     if "127.0.0.1:10028 " not in host.check_output("ss -Hltn"):
         host.run_test("systemd-run --unit=guard-next-hop --quiet python3 -c %s", LISTEN)
-        containers.wait_for(lambda: "127.0.0.1:10028 " in host.check_output("ss -Hltn"), 10)
+        containers.wait_for(lambda: "127.0.0.1:10028 " in host.check_output("ss -Hltn"))
     yield
     host.run("systemctl stop guard-next-hop")
 
@@ -70,7 +70,7 @@ def check_closed(host) -> None:
 def check_open(host) -> None:
     assert connects(host, "root", 10027) == "open"
     assert connects(host, "dkimproxy", 10028) == "open"
-    containers.wait_for(lambda: connects(host, "opensmtpd", 10027) == "open", 5, "OpenSMTPD gets through")
+    containers.wait_for(lambda: connects(host, "opensmtpd", 10027) == "open", what="OpenSMTPD gets through")
 
 
 def test_only_the_daemons_get_through(host, users):
@@ -99,7 +99,7 @@ def test_rules_of_others_stay(host, users, nft):
 def test_nobody_can_take_it_away(host, users, nft):
     assert host.run("nft delete table inet selfhosted_mail").rc != 0
     host.run_test(f"systemctl kill --signal=KILL {GUARD}")
-    containers.wait_for(lambda: connects(host, "mallory", 10028) == "ConnectionRefusedError", 10, "the guard is back")
+    containers.wait_for(lambda: connects(host, "mallory", 10028) == "ConnectionRefusedError", what="the guard is back")
     check_closed(host)
 
 
@@ -109,9 +109,9 @@ def test_nobody_waits_in_the_place_of_the_signing_proxy(host, users):
         host.run_test(
             f"rm -f /tmp/impostor; systemd-run --unit=impostor-{uuid.uuid4().hex[:8]} --quiet --uid=mallory"
             " --property=StandardOutput=truncate:/tmp/impostor python3 -c %s", WAIT_IN_ITS_PLACE)
-        containers.wait_for(lambda: host.file("/tmp/impostor").contains("waiting"), 5, "the impostor waits")
+        containers.wait_for(lambda: host.file("/tmp/impostor").contains("waiting"), what="the impostor waits")
         assert connects(host, "opensmtpd", 10027) == "TimeoutError"
-        containers.wait_for(lambda: len(host.file("/tmp/impostor").content_string.splitlines()) == 2, 10)
+        containers.wait_for(lambda: len(host.file("/tmp/impostor").content_string.splitlines()) == 2)
         assert "nobody came" in host.file("/tmp/impostor").content_string
     finally:
         host.run_test("systemctl start dkimproxy")

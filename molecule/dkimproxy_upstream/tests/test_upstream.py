@@ -107,7 +107,7 @@ def test_the_unit_is_hardened(host):
 
 def test_it_comes_back_after_a_kill(host):
     host.run_test("systemctl kill --signal=KILL dkimproxy")
-    containers.wait_for(lambda: "127.0.0.1:10027" in host.check_output("ss -Hltn"), 20, "the proxy after a kill")
+    containers.wait_for(lambda: "127.0.0.1:10027" in host.check_output("ss -Hltn"), what="the proxy after a kill")
     assert host.service("dkimproxy").is_enabled
 
 

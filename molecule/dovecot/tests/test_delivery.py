@@ -16,19 +16,19 @@ def test_message_arrives_as_it_was(container: str, address: str) -> None:
     message = smtp.compose("sender@world.test", [ALICE[0]], "Grüße\n\n" + "x" * 900 + "\n", subject="Prüfung")
     sent = message.as_bytes(policy=message.policy.clone(linesep="\r\n", cte_type="8bit"))
     assert lmtp(container, sent, ALICE[0])[ALICE[0]][0] == 250
-    found = imap.wait_message(address, *ALICE, message["Message-ID"], timeout=5)
+    found = imap.wait_message(address, *ALICE, message["Message-ID"])
     assert found.endswith(sent)
 
 
 @pytest.mark.parametrize("recipient", ["ALICE@Example.ORG", "alice+list@example.org", "Alice+List@example.org"])
 def test_spellings_of_an_address(deliver: Callable[..., str], address: str, recipient: str) -> None:
-    imap.wait_message(address, *ALICE, deliver(recipient), timeout=5)
+    imap.wait_message(address, *ALICE, deliver(recipient))
 
 
 def test_each_recipient_has_a_copy(deliver: Callable[..., str], address: str) -> None:
     marker = deliver(ALICE[0], CAROL[0])
     for person in (ALICE, CAROL):
-        imap.wait_message(address, *person, marker, timeout=5)
+        imap.wait_message(address, *person, marker)
 
 
 @pytest.mark.parametrize("recipient", ["nobody@example.org", "alice@example.net", "alice@world.test", "alice", "root"])
@@ -43,7 +43,7 @@ def test_unknown_recipient_is_refused(container: str, address: str, recipient: s
     ("value", "folder"), [("Yes", "Junk"), ("yes", "Junk"), ("YES", "Junk"), ("No", "INBOX"), ("yesterday", "INBOX")]
 )
 def test_spam_is_filed_into_junk(deliver: Callable[..., str], address: str, value: str, folder: str) -> None:
-    imap.wait_message(address, *ALICE, deliver(ALICE[0], X_Spam=value), folder, timeout=5)
+    imap.wait_message(address, *ALICE, deliver(ALICE[0], X_Spam=value), folder)
 
 
 def test_spam_is_filed_before_the_users_own_script(
@@ -55,8 +55,8 @@ def test_spam_is_filed_before_the_users_own_script(
     docker("exec", "--interactive", "--user", "vmail", container, "tee", f"{home}/.dovecot.sieve", data=script)
     try:
         good, spam = deliver(CAROL[0]), deliver(CAROL[0], X_Spam="Yes")
-        imap.wait_message(address, *CAROL, good, "Own", timeout=5)
-        imap.wait_message(address, *CAROL, spam, "Junk", timeout=5)
+        imap.wait_message(address, *CAROL, good, "Own")
+        imap.wait_message(address, *CAROL, spam, "Junk")
         assert not any(spam.encode() in message for message in imap.messages(address, *CAROL, "Own"))
     finally:
         run(container, "rm", "-f", f"{home}/.dovecot.sieve", f"{home}/.dovecot.svbin")

@@ -52,8 +52,8 @@ def test_own_script_runs_after_spam_is_filed(
 ) -> None:
     own_script(ALICE, TO_OWN)
     good, spam = deliver(ALICE[0]), deliver(ALICE[0], X_Spam="Yes")
-    imap.wait_message(address, *ALICE, good, "Own", timeout=5)
-    imap.wait_message(address, *ALICE, spam, "Junk", timeout=5)
+    imap.wait_message(address, *ALICE, good, "Own")
+    imap.wait_message(address, *ALICE, spam, "Junk")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_redirected_mail_stays(
 ) -> None:
     """It could not be signed; forwarding is an alias."""
     own_script(ALICE, 'redirect "elsewhere@far.test";\n')
-    imap.wait_message(address, *ALICE, deliver(ALICE[0]), timeout=5)
+    imap.wait_message(address, *ALICE, deliver(ALICE[0]))
     assert "prohibits the use of a redirect" in host.check_output("cat /var/vmail/example.org/alice/.dovecot.sieve.log")
 
 
@@ -96,12 +96,12 @@ def test_script_of_before_notifies_nobody(
 def test_administrators_script_runs_as_long_as_there_is_no_own(
     address: str, deliver: Callable[..., str], own_script: Callable[..., None]
 ) -> None:
-    imap.wait_message(address, *ERIN, deliver(ERIN[0], X_Topic="news"), "News", timeout=5)
+    imap.wait_message(address, *ERIN, deliver(ERIN[0], X_Topic="news"), "News")
     with managesieve.Session(address, *ERIN) as session:
         assert '"server"' in session.command("LISTSCRIPTS")
         assert "X-Topic" in session.command('GETSCRIPT "server"')
     own_script(ERIN, TO_OWN)
-    imap.wait_message(address, *ERIN, deliver(ERIN[0], X_Topic="news"), "Own", timeout=5)
+    imap.wait_message(address, *ERIN, deliver(ERIN[0], X_Topic="news"), "Own")
 
 
 def test_administrators_script_is_checked_first(host: Host, container: str) -> None:

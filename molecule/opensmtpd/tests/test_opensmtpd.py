@@ -53,7 +53,7 @@ def test_without_the_guard_opensmtpd_does_not_open_10028(host):
 
 
 def test_port_25_offers_starttls_and_no_login(address):
-    with smtplib.SMTP(address, 25, timeout=10) as session:
+    with smtplib.SMTP(address, 25, timeout=60) as session:
         session.ehlo()
         assert session.has_extn("starttls")
         assert not session.has_extn("auth")
@@ -63,7 +63,7 @@ def test_port_25_offers_starttls_and_no_login(address):
 
 
 def test_port_587_takes_neither_login_nor_mail_without_tls(address):
-    with smtplib.SMTP(address, 587, timeout=10) as session:
+    with smtplib.SMTP(address, 587, timeout=60) as session:
         session.ehlo()
         assert not session.has_extn("auth")
         assert session.docmd("AUTH", "PLAIN AGFsaWNlAHg=")[0] >= 500
@@ -80,10 +80,10 @@ def test_old_tls_is_refused(address, port, version):
     context.minimum_version = context.maximum_version = version
     with pytest.raises((ssl.SSLError, ConnectionError, smtplib.SMTPException)):
         if port == 465:
-            with socket.create_connection((address, port), 10) as plain:
+            with socket.create_connection((address, port), 60) as plain:
                 context.wrap_socket(plain)
         else:
-            with smtplib.SMTP(address, port, timeout=10) as session:
+            with smtplib.SMTP(address, port, timeout=60) as session:
                 session.starttls(context=context)
 
 
@@ -103,7 +103,7 @@ def test_a_login_may_use_its_own_addresses_alone(address, sender):
 def test_mail_waits_for_the_signing_proxy(address, name, sender):
     message = smtp.compose(sender, ["carol@far.test"])
     smtp.submit(address, *ALICE, sender, ["carol@far.test"], message, port=465)
-    containers.wait_for(lambda: f"|{sender}|carol@far.test|" in queue(name), 10)
+    containers.wait_for(lambda: f"|{sender}|carol@far.test|" in queue(name))
     envelope = next(line.split("|")[0] for line in queue(name).splitlines() if f"|{sender}|" in line)
     assert "dispatcher: SIGN\n" in containers.run(name, "smtpctl", "show", "envelope", envelope)
 
@@ -111,7 +111,7 @@ def test_mail_waits_for_the_signing_proxy(address, name, sender):
 def test_mail_of_the_host_goes_to_the_signing_proxy_too(name):
     recipient = f"{uuid.uuid4().hex}@far.test"
     containers.docker("exec", "-i", name, "/usr/sbin/sendmail", recipient, data=b"Subject: cron\n\n.\n")
-    line = containers.wait_for(lambda: next((row for row in queue(name).splitlines() if recipient in row), None), 10)
+    line = containers.wait_for(lambda: next((row for row in queue(name).splitlines() if recipient in row), None))
     assert "|root@mail.our.test|" in line
     assert "dispatcher: SIGN\n" in containers.run(name, "smtpctl", "show", "envelope", line.split("|")[0])
 
@@ -120,7 +120,7 @@ def test_mail_of_the_host_goes_to_the_signing_proxy_too(name):
                                        "postmaster@our.test", "abuse@our.test", "root@mail.our.test", "away@our.test",
                                        "postmaster"])
 def test_known_recipients_are_taken_at_25(address, recipient):
-    with smtplib.SMTP(address, 25, timeout=10) as session:
+    with smtplib.SMTP(address, 25, timeout=60) as session:
         session.ehlo()
         session.mail("peer@world.test")
         assert session.rcpt(recipient)[0] == 250
@@ -132,7 +132,7 @@ def test_known_recipients_are_taken_at_25(address, recipient):
     "vmail@our.test", "vmail",
 ])
 def test_unknown_and_foreign_recipients_are_refused_at_25(address, recipient):
-    with smtplib.SMTP(address, 25, timeout=10) as session:
+    with smtplib.SMTP(address, 25, timeout=60) as session:
         session.ehlo()
         assert session.docmd("MAIL", "FROM:<peer@world.test>")[0] == 250
         assert session.docmd("RCPT", f"TO:<{recipient}>")[0] >= 500
@@ -179,10 +179,10 @@ def test_the_certificate_is_the_one_that_was_asked_for(host, address, name, port
     file = "/etc/ssl/own.pem" if name.endswith("13") else "/etc/selfhosted-mail/tls/mail.our.test.pem"
     wanted = ssl.PEM_cert_to_DER_cert(host.file(file).content_string)
     if port == 465:
-        with socket.create_connection((address, port), 10) as plain, smtp.tls().wrap_socket(plain) as session:
+        with socket.create_connection((address, port), 60) as plain, smtp.tls().wrap_socket(plain) as session:
             served = session.getpeercert(binary_form=True)
     else:
-        with smtplib.SMTP(address, port, timeout=10) as session:
+        with smtplib.SMTP(address, port, timeout=60) as session:
             session.starttls(context=smtp.tls())
             served = session.sock.getpeercert(binary_form=True)
     assert served == wanted
@@ -261,7 +261,7 @@ def test_on_debian_12_opensmtpd_alone_comes_from_backports(host, name):
 
 def test_it_comes_back_after_a_kill(host):
     host.run_test("pkill -KILL smtpd")
-    containers.wait_for(lambda: host.run("smtpctl show stats").rc == 0, 20, "OpenSMTPD after a kill")
+    containers.wait_for(lambda: host.run("smtpctl show stats").rc == 0, what="OpenSMTPD after a kill")
 
 
 CREDENTIALS = "/etc/selfhosted-mail/credentials"

@@ -28,14 +28,14 @@ def greeted(address: str) -> smtplib.SMTP:
 def test_our_own_name_and_addresses_in_helo(host, address, verb):
     hostname = host.check_output("cat /etc/mailname")
     for name in (hostname, hostname.upper(), address, f"[{address}]"):
-        with smtplib.SMTP(address, 25, timeout=10) as session:
+        with smtplib.SMTP(address, 25, timeout=60) as session:
             code, text = session.docmd(verb, name)
             assert code == 550 and text.startswith(b"5.7.1 "), f"{name}: {code} {text!r}"
     # The host itself is told where its mail goes instead.
     program = f"import smtplib; print(smtplib.SMTP('127.0.0.1', 25).docmd('{verb}', '{hostname}')[0])"
     assert host.check_output("python3 -c %s", program) == "250"
     for name in (smtp.PEER, f"sub.{hostname}", "[198.51.100.1]"):
-        with smtplib.SMTP(address, 25, timeout=10) as session:
+        with smtplib.SMTP(address, 25, timeout=60) as session:
             assert session.docmd(verb, name)[0] == 250, name
 
 
@@ -102,15 +102,15 @@ def test_connections_of_an_address(host, address):
     try:
         with pytest.raises(ConnectionRefusedError):
             while len(held) < 40:
-                held.append(socket.create_connection((address, 25), timeout=10))
+                held.append(socket.create_connection((address, 25), timeout=60))
         assert 25 <= len(held) <= 30
         # The host itself, and other ports, are not counted.
         host.check_output("python3 -c %s", "import socket; socket.create_connection(('127.0.0.1', 25), 5)")
-        socket.create_connection((address, 465), timeout=10).close()
+        socket.create_connection((address, 465), timeout=60).close()
     finally:
         for connection in held:
             connection.close()
-    end = time.monotonic() + 20
+    end = time.monotonic() + containers.PATIENCE
     while True:
         try:
             greeted(address).close()

@@ -71,7 +71,7 @@ class Server:
 
     def settle(self, timeout: float = 60) -> None:
         """Wait until the signer runs and nothing is in the queue."""
-        wait_for(lambda: "127.0.0.1:10027" in self.sh("ss -Hltn"), 20, "the signer listens")
+        wait_for(lambda: "127.0.0.1:10027" in self.sh("ss -Hltn"), what="the signer listens")
         wait_for(lambda: not self.queue(), timeout, f"{self.container}'s queue is empty")
 
 

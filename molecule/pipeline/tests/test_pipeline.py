@@ -6,17 +6,16 @@ from __future__ import annotations
 import re
 import time
 
+import pytest
 from pipeline import FRIEND, RELAY, Batch, Server, both, check_signed
 from testbed.containers import run, wait_for
 
-LOAD = 2000
 SOON = 60  # seconds within which what waited has left once the stage is back
 PROCESSES = "main=$(systemctl show -P MainPID dkimproxy); echo $main $(pgrep -P $main)"
 CHILDREN = "$(pgrep -P $(systemctl show -P MainPID dkimproxy))"
 
 
-@both
-def test_killed_under_load(server: Server) -> None:
+def killed_under_load(server: Server, load: int) -> None:
     """Twice at most, as SMTP allows: killed between the next hop's 250 and its own, the signer cannot say so."""
     server.settle()
     begin, batch = server.now(), Batch(server)
@@ -26,19 +25,30 @@ def test_killed_under_load(server: Server) -> None:
         "kill -KILL $(systemctl show -P MainPID dkimproxy)",
         "systemctl kill --signal=KILL dkimproxy",
     ]
-    with batch.submitting(LOAD, 4):
+    with batch.submitting(load, 4):
         for number, kill in enumerate(kills):
             # Each in the middle of what the one before left to do.
-            wait_for(lambda number=number: batch.arrived() > LOAD * number // 8, 120, "more mail")  # type: ignore[misc]
+            wait_for(lambda number=number: batch.arrived() > load * number // 8, 240, "more mail")  # type: ignore[misc]
             wait_for(lambda: server.sh("systemctl is-active dkimproxy || true") == "active", 60, "the signer is back")
             server.sh(kill)
-    batch.wait(LOAD, 240)
+    batch.wait(load, 600)
     server.settle()
     log = server.journal(begin)
     assert sum("ended with signal 9" in line for line in log) >= 3
     assert int(server.sh("systemctl show -P NRestarts dkimproxy")) >= 2
-    batch.check(LOAD, copies=2)
-    assert len(batch.kept()) < LOAD * 1.05, "more than what was under way just then came twice"
+    batch.check(load, copies=2)
+    assert len(batch.kept()) < load + 100, "more than what was under way just then came twice"
+
+
+@both
+def test_killed_under_load(server: Server) -> None:
+    killed_under_load(server, 300)
+
+
+@pytest.mark.long
+@both
+def test_killed_under_a_long_load(server: Server) -> None:
+    killed_under_load(server, 2000)
 
 
 @both
@@ -72,6 +82,7 @@ def test_reloaded_under_load(server: Server) -> None:
     assert not [line for line in server.journal(begin, "opensmtpd") if " mta " in line and "result=TempFail" in line]
 
 
+@pytest.mark.long
 @both
 def test_the_signer_is_away_for_half_a_minute(server: Server) -> None:
     server.settle()
@@ -85,6 +96,12 @@ def test_the_signer_is_away_for_half_a_minute(server: Server) -> None:
         server.sh("systemctl start dkimproxy")
     batch.wait(30, SOON)
     batch.check(30)
+
+
+def was_tried(server: Server) -> bool:
+    """Whether all messages wait, and have met with an error already."""
+    rows = [line.split("|", 13) for line in server.queue().splitlines()]
+    return len(rows) == 30 and any(row[13] for row in rows)
 
 
 def test_the_relay_is_away_and_then_hangs() -> None:
@@ -105,7 +122,8 @@ def test_the_relay_is_away_and_then_hangs() -> None:
     run(RELAY, "systemctl", "stop", "postfix")
     try:
         submit()
-        time.sleep(20)
+        for server in batches:
+            wait_for(lambda server=server: was_tried(server), what="a try")  # type: ignore[misc]
         assert [batch.arrived() for batch in batches.values()] == [0, 0]
     finally:
         run(RELAY, "systemctl", "start", "postfix")
@@ -115,7 +133,8 @@ def test_the_relay_is_away_and_then_hangs() -> None:
     run(RELAY, "sh", "-c", stop.format("STOP"))
     try:
         submit()
-        time.sleep(10)
+        # The kernel takes the connections, and nobody says anything.
+        wait_for(lambda: run(RELAY, "ss", "-Htn", "state", "established", "( sport = :587 )"), what="a connection")
         assert [batch.arrived() for batch in batches.values()] == [0, 0]
     finally:
         run(RELAY, "sh", "-c", stop.format("CONT"))
@@ -155,7 +174,7 @@ def test_a_full_disk(server: Server) -> None:
         large.submit(3, 1, b"Many words of a line that fills the disk in the end, as it seems.\r\n" * 30000)
         small.submit(3)
         small.wait(3, SOON)
-        wait_for(lambda: sum("452 4.3.1" in line for line in server.journal(begin, "opensmtpd")) >= 3, 30, "452 4.3.1")
+        wait_for(lambda: sum("452 4.3.1" in line for line in server.journal(begin, "opensmtpd")) >= 3, what="452 4.3.1")
         assert large.arrived() == 0
         assert any("reason=spool code=452" in line for line in server.journal(begin))
         assert server.sh(f"df --output=iused {spool} | tail -n1; find {spool} -type f").split()[1:] == []

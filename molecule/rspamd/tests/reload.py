@@ -7,7 +7,7 @@ import time
 
 end = None
 while end is None or time.monotonic() < end:
-    connection = http.client.HTTPConnection("127.0.0.1", 11333, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", 11333, timeout=120)
     connection.request("POST", "/checkv2", b"Subject: reload\n\nreload\n")
     print(connection.getresponse().status, flush=True)
     if end is None:

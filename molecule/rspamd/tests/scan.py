@@ -5,6 +5,6 @@ import http.client
 import json
 import sys
 
-connection = http.client.HTTPConnection("127.0.0.1", 11333, timeout=20)
+connection = http.client.HTTPConnection("127.0.0.1", 11333, timeout=120)
 connection.request("POST", "/checkv2", sys.argv[2].encode(), {"Pass": "All", **json.loads(sys.argv[1])})
 print(connection.getresponse().read().decode())

@@ -43,7 +43,7 @@ with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
     tap.bind(("eth0", ETH_P_ALL))
     # Packets wait in the tap's buffer meanwhile.
     subprocess.run(["systemctl", "restart", "rspamd"], check=True)
-    connection = http.client.HTTPConnection("127.0.0.1", 11333, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", 11333, timeout=120)
     client = {"Ip": "198.51.100.77", "Hostname": "a.bank.test", "Helo": "a.bank.test", "From": "bob@world.test"}
     connection.request("POST", "/checkv2", sys.argv[1].encode(), client)
     connection.getresponse().read()

@@ -34,7 +34,7 @@ def fixture_key() -> bytes:
     for policy in ("none", "quarantine", "reject"):
         records = f'@ A 198.51.100.1\n_dmarc TXT "v=DMARC1; p={policy}"\n@ TXT "v=spf1 -all"\n'
         dns.publish(f"says-{policy}.test", records)
-    end = time.monotonic() + 10
+    end = time.monotonic() + 120
     while not (dns.query("_dmarc.says-reject.test", "TXT") and dns.query("our.test", "TXT")):
         assert time.monotonic() < end
         time.sleep(0.2)

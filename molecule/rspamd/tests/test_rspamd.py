@@ -52,6 +52,16 @@ def filtered(host: Any, path: str, text: str, client: tuple[str, str] = PEER,
     return answer["result"], email.message_from_string(answer["message"])
 
 
+def let_in(host: Any, path: str, text: str, client: tuple[str, str],
+           sender: str = "bob@world.test") -> tuple[str, Message]:
+    """What becomes of a deferred message whose sender comes again."""
+    end = time.monotonic() + 120
+    while (answer := filtered(host, path, text, client, sender))[0].startswith("reject|451 "):
+        assert time.monotonic() < end, "it stays deferred"
+        time.sleep(0.5)
+    return answer
+
+
 def scan(host: Any, text: str, **headers: str) -> dict[str, Any]:
     """Rspamd's own answer, as the filter gets it."""
     session = {"Ip": PEER[0], "Hostname": PEER[1], "From": "bob@world.test", **headers}
@@ -59,7 +69,7 @@ def scan(host: Any, text: str, **headers: str) -> dict[str, Any]:
     return answer
 
 
-def wait_for(host: Any, command: str, seconds: float = 20) -> None:
+def wait_for(host: Any, command: str, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while (done := host.run(command)).rc:
         assert time.monotonic() < end, f"{command}: {done.stdout}{done.stderr}"
@@ -94,8 +104,7 @@ def test_spam_is_marked_after_it_was_deferred_once(host: Any, filter_path: str) 
     text = message(body=f"Buy {sender}\n", sender=sender, more="X-Spam-Flag: YES\nX-Spam: no\n")
     result, _same = filtered(host, filter_path, text, STRANGER, sender)
     assert result.startswith("reject|451 ")
-    time.sleep(1.5)
-    result, received = filtered(host, filter_path, text, STRANGER, sender)
+    result, received = let_in(host, filter_path, text, STRANGER, sender)
     assert result == "proceed"
     assert received.get_all("X-Spam", []) == ["yes"]
     assert len(received.get_all("X-Spam-Score", [])) == 1
@@ -123,8 +132,7 @@ def test_peers_on_private_networks_are_not_left_out(host: Any, filter_path: str)
     # SPF does not know them, which makes them doubtful at first.
     result, _same = filtered(host, filter_path, text, ("10.1.2.3", "lan.world.test"))
     assert result.startswith("reject|451 ")
-    time.sleep(1.5)
-    _result, received = filtered(host, filter_path, text, ("10.1.2.3", "lan.world.test"))
+    _result, received = let_in(host, filter_path, text, ("10.1.2.3", "lan.world.test"))
     assert "spf=fail" in received["Authentication-Results"]
     assert received["Authentication-Results"].startswith(f"{OURS};")
     assert "X-Spam-Score" in received
@@ -185,7 +193,7 @@ def test_redis_memory_is_bounded_and_learned_tokens_stay(host: Any) -> None:
 def test_history_is_kept_and_bounded(host: Any) -> None:
     scan(host, message())
     key = host.check_output(f"{REDIS} --scan --pattern 'rs_history*'").strip()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 120
     while not 0 < int(host.check_output(f"{REDIS} llen {key}").split()[-1]) <= 200:
         assert time.monotonic() < end
         time.sleep(0.5)

@@ -41,7 +41,12 @@ def journal(container: str, *options: str) -> str:
     return run(container, "journalctl", "--no-pager", *options)
 
 
-def wait_for(check: Callable[[], T | None], timeout: float = 30, what: str = "") -> T:
+# Seconds after which a test gives up: nothing that works takes so long on a machine with other work, and what is ready
+# earlier is seen at once. Limits that are promises to users stand in the tests.
+PATIENCE = 120
+
+
+def wait_for(check: Callable[[], T | None], timeout: float = PATIENCE, what: str = "") -> T:
     """The first true answer of `check`, asked twice a second; AssertionError after `timeout` seconds."""
     end = time.monotonic() + timeout
     while True:

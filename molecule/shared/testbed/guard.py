@@ -29,4 +29,4 @@ def check_needs_the_guard(host: Any, daemon: str, port: int) -> None:
     with wrong_rules(host):
         assert host.run(f"systemctl start {daemon}").rc != 0
         assert f":{port} " not in host.check_output("ss -Hltn")
-    wait_for(lambda: f":{port} " in host.check_output("ss -Hltn"), 20, f"{daemon} comes by itself")
+    wait_for(lambda: f":{port} " in host.check_output("ss -Hltn"), what=f"{daemon} comes by itself")

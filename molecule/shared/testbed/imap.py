@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import imaplib
 
-from testbed.containers import wait_for
+from testbed.containers import PATIENCE, wait_for
 from testbed.smtp import tls
 
 
 def session(host: str, user: str, password: str) -> imaplib.IMAP4_SSL:
     """A session that is logged in; imaplib.IMAP4.error when refused."""
-    box = imaplib.IMAP4_SSL(host, 993, ssl_context=tls(), timeout=30)
+    box = imaplib.IMAP4_SSL(host, 993, ssl_context=tls(), timeout=PATIENCE)
     box.login(user, password)
     return box
 
@@ -28,7 +28,7 @@ def messages(host: str, user: str, password: str, folder: str = "INBOX") -> list
 
 
 def wait_message(
-    host: str, user: str, password: str, marker: str, folder: str = "INBOX", timeout: float = 60
+    host: str, user: str, password: str, marker: str, folder: str = "INBOX", timeout: float = PATIENCE
 ) -> bytes:
     """The message that contains `marker`, a Message-ID for example; AssertionError after `timeout` seconds."""
     return wait_for(

@@ -8,6 +8,7 @@ import re
 import socket
 from types import TracebackType
 
+from testbed.containers import PATIENCE
 from testbed.smtp import tls
 
 
@@ -19,7 +20,7 @@ class Session:
     """A session over STARTTLS; use it in a `with` statement. Without a user it stays in the clear."""
 
     def __init__(self, host: str, user: str = "", password: str = "") -> None:
-        self._socket: socket.socket = socket.create_connection((host, 4190), timeout=30)
+        self._socket: socket.socket = socket.create_connection((host, 4190), timeout=PATIENCE)
         self._file = self._socket.makefile("rwb")
         self.greeting = self._answer()
         if user:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 
-from testbed.containers import docker, run, wait_for
+from testbed.containers import PATIENCE, docker, run, wait_for
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def find(relay: str, marker: str) -> list[Kept]:
     return kept(relay, marker)
 
 
-def wait_kept(relay: str, marker: str, timeout: float = 60) -> Kept:
+def wait_kept(relay: str, marker: str, timeout: float = PATIENCE) -> Kept:
     """The first delivery whose message contains `marker`; AssertionError after `timeout` seconds."""
     return wait_for(lambda: find(relay, marker), timeout, f"message {marker} at {relay}")[0]
 

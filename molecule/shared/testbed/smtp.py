@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from email.message import EmailMessage
 from email.utils import format_datetime, localtime
 
+from testbed.containers import PATIENCE
+
 PEER = "peer.world.test"
+CLIENT = "client.world.test"
 
 
 def tls(authority: str | None = None) -> ssl.SSLContext:
@@ -49,9 +52,9 @@ def login(host: str, port: int, user: str, password: str, context: ssl.SSLContex
     """A session that is logged in, over implicit TLS on 465 and STARTTLS elsewhere; smtplib's errors when refused."""
     session: smtplib.SMTP
     if port == 465:
-        session = smtplib.SMTP_SSL(host, port, context=context or tls(), timeout=30, local_hostname="client.world.test")
+        session = smtplib.SMTP_SSL(host, port, context=context or tls(), timeout=PATIENCE, local_hostname=CLIENT)
     else:
-        session = smtplib.SMTP(host, port, timeout=30, local_hostname="client.world.test")
+        session = smtplib.SMTP(host, port, timeout=PATIENCE, local_hostname=CLIENT)
         session.starttls(context=context or tls())
     session.ehlo()
     session.login(user, password)
@@ -84,7 +87,7 @@ def deliver(
     recipients: Sequence[str],
     message: EmailMessage | bytes,
     helo: str = PEER,
-    patience: float = 60,
+    patience: float = PATIENCE,
 ) -> None:
     """Bring a message to port 25 as an MTA of the world does: STARTTLS where offered, patient with 4xx.
 

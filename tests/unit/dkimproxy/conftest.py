@@ -8,13 +8,20 @@ HERE = Path(__file__).resolve().parent
 FILES = HERE.parents[2] / "roles" / "dkimproxy" / "files"
 sys.path[:0] = [str(FILES), str(HERE)]
 
+import dkimproxy_helpers  # noqa: E402
 import pytest  # noqa: E402
-from dkimproxy_helpers import Keys, NextHop, Proxy  # noqa: E402
+from dkimproxy_helpers import QUICK, Keys, NextHop, Proxy  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory):
     return Keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Timeouts that a test can see pass."""
+    monkeypatch.setattr(dkimproxy_helpers, "TIMEOUTS", QUICK)
 
 
 @pytest.fixture

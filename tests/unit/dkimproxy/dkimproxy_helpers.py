@@ -27,6 +27,8 @@ HEADER = (
     b"Date: Mon, 1 Jan 2024 00:00:00 +0000\r\nMessage-ID: <1@example.org>\r\n"
 )
 MESSAGE = HEADER + b"\r\nHello Bob,\r\n\r\n.this line begins with a dot\r\n"
+# Of the proxy in this process; the fixture `quick` is for tests that wait for them to pass.
+TIMEOUTS = Timeouts(*[120] * 8)
 QUICK = Timeouts(2, 2, 1, 1, 1, 1, 1, 1)
 
 
@@ -92,6 +94,7 @@ class NextHop:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=200)
         self.port = self._listener.getsockname()[1]
         self._connections: list[socket.socket] = []
+        self._gone = threading.Event()
 
     def __enter__(self):
         threading.Thread(target=self._accept, daemon=True).start()
@@ -102,6 +105,7 @@ class NextHop:
 
     def away(self) -> None:
         """Stop listening and close what is open."""
+        self._gone.set()
         for sock in (self._listener, *self._connections):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -132,7 +136,7 @@ class NextHop:
         if what == "close":
             return False
         if what == "hang":
-            time.sleep(8)
+            self._gone.wait()
             return False
         for piece in (what[at : at + 1] for at in range(len(what))) if self.drip else (what,):
             connection.sendall(piece)
@@ -175,7 +179,7 @@ class NextHop:
 class Client:
     """A bare SMTP client: bytes out, replies in."""
 
-    def __init__(self, port: int, timeout: float = 10) -> None:
+    def __init__(self, port: int, timeout: float = 60) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout)
         self.file = self.socket.makefile("rb")
 
@@ -238,7 +242,7 @@ def make_config(keys: Keys, relay_port: int, extra: dict[str, str] | None = None
 
 
 class Proxy:
-    """The proxy's sessions behind a real socket, in a thread of this process, with short timeouts."""
+    """The proxy's sessions behind a real socket, in a thread of this process."""
 
     def __init__(self, keys: Keys, next_hop: NextHop, directory: Path, extra: dict[str, str] | None = None) -> None:
         settings = {"spool_dir": str(directory), "spool_memory": "4096"} | (extra or {})
@@ -249,7 +253,7 @@ class Proxy:
     def __enter__(self):
         ready = threading.Event()
         threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True).start()
-        ready.wait(5)
+        ready.wait(60)
         return self
 
     def __exit__(self, *_):
@@ -260,7 +264,7 @@ class Proxy:
         tasks = set()
 
         def accept() -> None:
-            self.sessions.append(Session(lambda: self.setup, QUICK, listener.accept()[0]))
+            self.sessions.append(Session(lambda: self.setup, TIMEOUTS, listener.accept()[0]))
             tasks.add(self._loop.create_task(self.sessions[-1].run()))
 
         with socket.create_server(("127.0.0.1", 0), backlog=200) as listener:
@@ -316,8 +320,8 @@ class Daemon:
 
     def wait_for(self, state: str) -> None:
         """Wait for a message to systemd; those before it are dropped."""
-        until = time.monotonic() + 15
-        while state not in self._states.get(timeout=15).split("\n"):
+        until = time.monotonic() + 60
+        while state not in self._states.get(timeout=60).split("\n"):
             assert time.monotonic() < until, f"no {state}"
 
     def reload(self) -> None:
@@ -337,7 +341,7 @@ def launch(*arguments: str) -> list[str]:
     return [sys.executable, "-B", "-c", code, *arguments]
 
 
-def wait_until(condition, seconds: float = 5, state=lambda: "") -> None:
+def wait_until(condition, seconds: float = 60, state=lambda: "") -> None:
     """Return as soon as `condition()` is true; fail after so many seconds, with `state()`."""
     until = time.monotonic() + seconds
     while not condition():

@@ -7,7 +7,9 @@ import socket
 import threading
 import time
 
+import dkimproxy_helpers
 import pytest
+from dkimproxy.connection import Timeouts
 from dkimproxy_helpers import HEADER, MESSAGE, QUICK, Client, deliver, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -73,6 +75,7 @@ def test_a_client_slower_than_the_next_hop_waits(proxy, next_hop, keys):
     assert keys.verifies(next_hop.messages[0])
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_client_that_never_reads_holds_up_nobody_and_is_left(proxy, next_hop):
     with Client(proxy.port) as deaf:
         deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -83,10 +86,8 @@ def test_a_client_that_never_reads_holds_up_nobody_and_is_left(proxy, next_hop):
                 sent += deaf.socket.send(b"VRFY nobody\r\n" * 5000)
         # Replies are not gathered for it without end.
         assert sent < 50_000_000
-        begun = time.monotonic()
         assert deliver(proxy.port).startswith(b"250")
-        assert time.monotonic() - begun < 3
-        wait_until(lambda: next_hop._connections[0].fileno() == -1, 10)
+        wait_until(lambda: next_hop._connections[0].fileno() == -1)
 
 
 # Everything that somebody has taken for a line end, on both sides of a dot that somebody has taken for alone.
@@ -225,7 +226,9 @@ def test_recipients_that_are_refused_take_the_others_not_along(proxy, next_hop, 
 
 
 @pytest.mark.parametrize("step", ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."])
-def test_a_hung_next_hop_holds_up_its_own_session_alone(proxy, next_hop, keys, step):
+def test_a_hung_next_hop_holds_up_its_own_session_alone(proxy, next_hop, keys, step, monkeypatch):
+    # Longer than the others take, even on a busy machine.
+    monkeypatch.setattr(dkimproxy_helpers, "TIMEOUTS", Timeouts(*[5] * len(QUICK)))
     next_hop.script = {step: "hang"}
     answers = []
 
@@ -246,17 +249,15 @@ def test_a_hung_next_hop_holds_up_its_own_session_alone(proxy, next_hop, keys, s
     for _ in range(5):
         assert deliver(proxy.port).startswith(b"250")
     assert hanging.is_alive(), "they waited for the hung one"
-    # It hangs for longer.
-    hanging.join(5)
+    hanging.join(60)
     assert not hanging.is_alive(), "no timeout"
     assert answers[-1].startswith(b"421 4.4.2 "), answers
     assert len(next_hop.messages) == 5 and all(map(keys.verifies, next_hop.messages))
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_next_hop_that_reads_no_further_is_left(proxy, next_hop):
     """Its window is shut in the middle of a large message."""
     next_hop.script = {"chunk": "hang"}
-    begun = time.monotonic()
     assert deliver(proxy.port, MESSAGE + (b"x" * 900 + b"\r\n") * 20000).startswith(b"421 4.4.2 ")
-    assert time.monotonic() - begun < 6
     assert next_hop.messages == []

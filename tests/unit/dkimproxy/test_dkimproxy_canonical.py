@@ -43,14 +43,14 @@ def test_megabytes_of_nothing_take_no_time_and_no_memory(filling):
     body_hash = BodyHash(True)
     piece = filling * (65536 // len(filling))
     tracemalloc.start()
-    begun = time.monotonic()
+    begun = time.process_time()
     for _ in range(160):
         body_hash.update(piece)
     body_hash.update(b"end\r\n")
     body_hash.digest()
     assert tracemalloc.get_traced_memory()[1] < 2e6
     tracemalloc.stop()
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class Load(threading.Thread):
 
     def stop(self):
         self.stopped.set()
-        self.join(10)
+        self.join(60)
 
 
 def test_ready_watchdog_and_two_workers(daemon, next_hop, keys):
@@ -62,7 +62,7 @@ def test_ready_watchdog_and_two_workers(daemon, next_hop, keys):
 def test_reload_under_load_drops_nothing(daemon, next_hop, keys):
     load = Load(daemon.port)
     load.start()
-    time.sleep(0.3)
+    wait_until(lambda: load.sent)
     with Client(daemon.port) as held:
         held.begin()
         assert held.message().startswith(b"250")
@@ -73,8 +73,9 @@ def test_reload_under_load_drops_nothing(daemon, next_hop, keys):
             held.transaction()
             assert held.message().startswith(b"250")
             assert b"s=%s;" % key.encode() in next_hop.messages[-1] or load.sent
+    wait_until(lambda: load.sent > 20)
     load.stop()
-    assert load.bad == [] and load.sent > 20
+    assert load.bad == []
     assert daemon.workers() == workers
     assert all(map(keys.verifies, next_hop.messages))
     deliver(daemon.port)
@@ -102,12 +103,12 @@ def test_changed_rights_are_seen_without_a_reload(keys, next_hop, tmp_path):
         as_bob = MESSAGE.replace(b"Alice <alice@", b"<bob@")
         assert deliver(daemon.port, as_bob).startswith(b"550 5.7.1 ")
         senders.write_text("alice alice@example.org,bob@example.org\n")
-        time.sleep(0.3)
-        assert [deliver(daemon.port, as_bob)[:3] for _ in range(6)] == [b"250"] * 6
+        # Both workers take turns.
+        wait_until(lambda: [deliver(daemon.port, as_bob)[:3] for _ in range(6)] == [b"250"] * 6)
         senders.write_text("nonsense\n")
-        time.sleep(0.3)
+        complaint = "senders:1: login 'nonsense' has no address"
+        wait_until(lambda: deliver(daemon.port, as_bob).startswith(b"250") and complaint in daemon.log.read_text())
         assert deliver(daemon.port, as_bob).startswith(b"250")
-        assert "senders:1: login 'nonsense' has no address" in daemon.log.read_text()
 
 
 def test_killed_workers_are_replaced_and_nothing_is_lost(daemon, next_hop, keys):
@@ -153,7 +154,7 @@ def test_sigterm_ends_what_waits_and_finishes_what_is_under_way(daemon, next_hop
         daemon.wait_for("STOPPING=1")
         assert busy.send(b"\r\nlate\r\n.\r\n").startswith(b"250")
         assert busy.reply().startswith(b"421 4.3.2 ")
-    assert daemon.process.wait(5) == 0
+    assert daemon.process.wait(60) == 0
     assert len(next_hop.messages) == 1 and keys.verifies(next_hop.messages[0])
 
 
@@ -203,5 +204,5 @@ class _Forget(list):
 def test_a_bad_configuration_does_not_start(tmp_path, keys):
     path = tmp_path / "dkimproxy_out.conf"
     path.write_text(f"listen 127.0.0.1:1\nrelay 127.0.0.1:2\ndomain example.org\nkeyfile {keys.path('rsa')}\n")
-    done = subprocess.run(launch(f"--conf_file={path}"), capture_output=True, text=True, timeout=10, check=False)
+    done = subprocess.run(launch(f"--conf_file={path}"), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 78 and "no selector" in done.stderr

@@ -172,6 +172,7 @@ def test_refusals_of_the_next_hop_come_back(proxy, next_hop, keys, step, reply):
 FAILURES = ["close", "hang", b"421 4.3.2 Going down\r\n", b"nonsense\r\n", b"250-a\r\n350 b\r\n", b"\n", b"999 x\r\n"]
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("failure", FAILURES, ids=str)
 @pytest.mark.parametrize("step", ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."])
 def test_failures_of_the_next_hop_are_421_and_lose_nothing(proxy, next_hop, step, failure):
@@ -244,6 +245,7 @@ def test_a_client_that_goes_leaves_nothing_behind(proxy, next_hop, sent):
     assert deliver(proxy.port).startswith(b"250")
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_silent_client_is_told(proxy, next_hop):
     with Client(proxy.port) as client:
         client.begin()
