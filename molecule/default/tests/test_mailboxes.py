@@ -154,7 +154,7 @@ def test_vacation_answers_under_an_own_name(server: Server, to: str, options: st
         ("{bob}", 'set "all" "{bob}, {alice}"; vacation :from "${{all}}" {rest}', "{bob} may not send mail as {alice}"),
         ("{alice}", 'vacation :addresses "{alice}" {rest}', "{bob} may not send mail as {alice}"),
         ("sales@{domain}", 'vacation :addresses "sales@{domain}" {rest}', "{bob} may not send mail as sales@{domain}"),
-        ("{bob}", 'vacation :mime :subject "{marker}" "From: {alice}\r\n\r\nplease pay";', "several From lines"),
+        ("{bob}", 'vacation :mime :subject "{marker}" "From: {alice}\n\nplease pay";', "several From lines"),
     ],
 )
 @both
