@@ -62,6 +62,7 @@ def playbook(tmp_path: Path, checkout: Path) -> Playbook:
             "ANSIBLE_COLLECTIONS_PATH": str(checkout / "playbooks" / "collections"),
             "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
             "ANSIBLE_HOME": str(tmp_path / "ansible"),
+            "ANSIBLE_REMOTE_TMP": str(tmp_path / "remote"),
             "ANSIBLE_NOCOLOR": "1",
         }
         return subprocess.run(
