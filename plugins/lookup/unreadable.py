@@ -17,7 +17,7 @@ description:
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   _terms:
-    description: Names of roles. Their variables begin with them.
+    description: Names of variables; one that ends in C(_) stands for all that begin with it.
     type: list
     elements: str
     required: true
@@ -29,7 +29,7 @@ EXAMPLES = r"""
     msg: "{{ unreadable | join('\n') }}"
   when: unreadable | length > 0
   vars:
-    unreadable: "{{ query('selfhosted.mail.unreadable', 'mail', 'dovecot') }}"
+    unreadable: "{{ query('selfhosted.mail.unreadable', 'mail_relay_password', 'dovecot_') }}"
 """
 
 RETURN = r"""
@@ -66,7 +66,8 @@ class LookupModule(LookupBase):
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **_options: Any) -> list[str]:
         self._variables = variables or {}
         self._known: dict[tuple[str, bool], list[Wrong]] = {}
-        names = (name for term in terms for name in sorted(self._variables) if name.startswith(f"{term}_"))
+        names = (name for term in terms for name in sorted(self._variables)
+                 if name == term or term.endswith("_") and name.startswith(term))
         found: dict[str, Wrong] = {}
         for path, what in (wrong for name in names for wrong in self._variable(name, bool(_SECRET.search(name)), ())):
             place = path.rpartition(" -> ")[2]
