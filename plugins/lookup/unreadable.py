@@ -67,7 +67,7 @@ class LookupModule(LookupBase):
         self._variables = variables or {}
         self._known: dict[tuple[str, bool], list[Wrong]] = {}
         names = (name for term in terms for name in sorted(self._variables)
-                 if name == term or term.endswith("_") and name.startswith(term))
+                 if name == term or (term.endswith("_") and name.startswith(term)))
         found: dict[str, Wrong] = {}
         for path, what in (wrong for name in names for wrong in self._variable(name, bool(_SECRET.search(name)), ())):
             place = path.rpartition(" -> ")[2]
