@@ -306,6 +306,15 @@ def test_ten_thousand_accounts(host, address, credentials):
     smtp.login(address, 465, *ALICE).quit()
 
 
+def test_whatever_stands_in_a_salt(host, address, credentials):
+    """Preflight takes hashes with such salts, and a table of OpenSMTPD knows quotes, lists and comments."""
+    hashed = host.check_output("openssl passwd -6 -salt %s odd", "a'b\"#,(;|\\d")
+    host.run_test("echo %s >>%s", f"odd@our.test {hashed}", CREDENTIALS)
+    credentials("")
+    smtp.login(address, 465, "odd@our.test", "odd").quit()
+    smtp.login(address, 465, *ALICE).quit()
+
+
 @pytest.mark.parametrize("port", [25, 465, 587])
 def test_messages_of_a_session(address, port):
     """A hundred, and the next one may come in another session; what was broken off does not count."""
