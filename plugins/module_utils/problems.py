@@ -15,11 +15,11 @@ from typing import Any
 from ansible_collections.selfhosted.mail.plugins.module_utils import addresses, names
 
 # What Dovecot and OpenSMTPD both take, on both releases: bcrypt, SHA256-CRYPT, SHA512-CRYPT, yescrypt, gost-yescrypt,
-# scrypt (crypt(5)). Dovecot 2.4 takes no MD5-CRYPT.
+# scrypt (crypt(5), which also says what stands in no hash). Dovecot 2.4 takes no MD5-CRYPT.
 _CRYPT_HASH = re.compile(
     r"(\$2[aby]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}"
-    r"|\$5\$(rounds=\d{1,9}\$)?[^$:\s!*]{1,16}\$[./A-Za-z0-9]{43}"
-    r"|\$6\$(rounds=\d{1,9}\$)?[^$:\s!*]{1,16}\$[./A-Za-z0-9]{86}"
+    r"|\$5\$(rounds=\d{1,9}\$)?[^$:;*!\\\x00-\x20\x7f-\U0010ffff]{1,16}\$[./A-Za-z0-9]{43}"
+    r"|\$6\$(rounds=\d{1,9}\$)?[^$:;*!\\\x00-\x20\x7f-\U0010ffff]{1,16}\$[./A-Za-z0-9]{86}"
     r"|\$g?y\$[./A-Za-z0-9]+\$[./A-Za-z0-9]{1,86}\$[./A-Za-z0-9]{43}"
     r"|\$7\$[./A-Za-z0-9]{11,97}\$[./A-Za-z0-9]{43})\Z", re.ASCII)
 _DMARC_POLICIES = ("none", "quarantine", "reject")

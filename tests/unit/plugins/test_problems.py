@@ -161,6 +161,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("accounts", accounts(password=SECRET), "both password and password_hash"),
     ("accounts", accounts(password_hash=SECRET), "no crypt(5) hash"),
     ("accounts", accounts(password_hash=f"{HASH}:x"), "no crypt(5) hash"),
+    ("accounts", accounts(password_hash=f"$6$a;b${'a' * 86}"), "no crypt(5) hash"),
+    ("accounts", accounts(password_hash=f"$6$a\\b${'a' * 86}"), "no crypt(5) hash"),
     ("accounts", accounts(password_hash=None, password=f"{SECRET}\n"), "cannot be printed"),
     ("accounts", accounts(password_hash=None, password=123456), "neither password_hash nor password (in quotes)"),
     ("accounts", accounts(quota="much"), "quota of alice@example.org is 'much'"),
