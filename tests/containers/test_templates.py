@@ -139,7 +139,7 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
         ("cat /etc/opensmtpd/relay.conf", "smtps://relay@smtp.provider.example:465"),
         ("cat /etc/smtpd.conf", 'match tag "INBOUND" from local for any action "FORWARD_DIRECT"'),
         ("doveconf -n", "/srv/mail"),
-        ("grep max-mails /etc/smtpd.conf", "max-mails 7"),
+        ("grep filter-limits /etc/smtpd.conf", ' 7"'),
         ("grep Inactive /etc/systemd/system/selfhosted-mail-retry.timer", "OnUnitInactiveSec=7s"),
         ("grep Inactive /etc/systemd/system/selfhosted-mail-learn.timer", "OnUnitInactiveSec=8s"),
         ("grep Inactive /etc/systemd/system/selfhosted-mail-watch.timer", "OnUnitInactiveSec=9s"),
