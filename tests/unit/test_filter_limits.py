@@ -34,6 +34,12 @@ def asked(event: str, rest: str = "", session: str = "s") -> str:
     return f"filter|{TOLD}|{event}|{session}|t|{rest}"
 
 
+def test_what_users_announce_is_not_looked_at() -> None:
+    connected = f"report|{TOLD}|link-connect|u|peer|pass|198.51.100.1:1|[2001:db8::2]:465"
+    told = [connected, said("MAIL FROM:<a@b> SIZE=101", "u"), asked("mail-from", "a@b", "u")]
+    assert answers(*told) == ["filter-result|u|t|proceed"]
+
+
 @pytest.mark.parametrize(("command", "taken"), [
     ("MAIL FROM:<a@b> SIZE=100", True),
     ("MAIL FROM:<a@b> SIZE=101", False),
