@@ -69,10 +69,16 @@ def test_rspamd_slow(server: Server) -> None:
     stop_rspamd(server)
     with ThreadPoolExecutor() as pool:
         code = pool.submit(attempt, server, patience=120)
-        time.sleep(3)
+        wait_for(lambda: unread_by_rspamd(server), what="Rspamd is asked")
         assert not code.done()
         server.run("systemctl", "kill", "--signal=CONT", "rspamd")
         assert code.result() == 250
+
+
+def unread_by_rspamd(server: Server) -> bool:
+    """Whether something has been sent to it that it has not read."""
+    sockets = server.run("ss", "-Htn", "state", "established", "( sport = :11333 )").splitlines()
+    return any(int(line.split()[0]) for line in sockets)
 
 
 def stop_rspamd(server: Server) -> None:

@@ -3,7 +3,6 @@
 
 import contextlib
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -116,7 +115,7 @@ def sink(host):
 
 @pytest.mark.parametrize("count", [10, pytest.param(50, marks=pytest.mark.long)])
 def test_idle_and_under_large_messages(host, sink, memory, count):
-    time.sleep(2)
+    containers.wait_for(lambda: "127.0.0.1:10027 " in host.check_output("ss -Hltn"), what="the signer")
     idle = memory.bytes()
     assert idle < 60e6, f"{idle / 1e6:.0f} MB"
     peaks = [idle]

@@ -12,6 +12,7 @@ from testbed.containers import run, wait_for
 
 SOON = 60  # seconds within which what waited has left once the stage is back
 PROCESSES = "main=$(systemctl show -P MainPID dkimproxy); echo $main $(pgrep -P $main)"
+WATCHDOG = "systemctl show -P WatchdogTimestampMonotonic dkimproxy"  # microseconds
 CHILDREN = "$(pgrep -P $(systemctl show -P MainPID dkimproxy))"
 
 
@@ -154,7 +155,9 @@ def test_a_hung_next_hop(server: Server) -> None:
                 pkill -STOP -x smtpd; ss -Htn state established '( dport = :10028 )' | grep -q . && exit
                 pkill -CONT -x smtpd; sleep 0.05
                 done; exit 1""")
-            time.sleep(10)
+            # The signer goes on telling systemd that it lives.
+            told = server.sh(WATCHDOG)
+            wait_for(lambda: int(server.sh(WATCHDOG)) > int(told) + 10_000_000, what="ten seconds of the signer's")
             assert server.master() == master
         finally:
             server.sh("pkill -CONT -x smtpd")
@@ -257,7 +260,7 @@ def test_odd_messages_verify_behind_opensmtpd_or_are_refused(server: Server) -> 
 def test_memory_of_an_idle_signer(server: Server) -> None:
     """What its processes have for themselves and share, in kB."""
     server.sh("systemctl restart dkimproxy")
-    time.sleep(2)
+    wait_for(lambda: "127.0.0.1:10027" in server.sh("ss -Hltn"), what="the signer listens")
     main = "$(systemctl show -P MainPID dkimproxy)"
     files = server.sh(f"for p in {main} $(pgrep -P {main}); do cat /proc/$p/smaps_rollup; done")
     assert sum(map(int, re.findall(r"(?m)^Pss: +(\d+) kB", files))) < 60_000
