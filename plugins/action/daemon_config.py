@@ -1,20 +1,31 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The part of M(selfhosted.mail.daemon_config) on the controller: texts of files leave it as one hidden value."""
+"""The part of M(selfhosted.mail.daemon_config) on the controller: files are read and rendered here."""
 
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import lookup_loader
 from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import FILE_OPTIONS
 
 
+class Variables(dict[str, Any]):
+    """Variables that nobody changes in place: ansible.builtin.template copies them down to the last string, which takes
+    seconds for each template where there are thousands of accounts. A copy of the outermost mapping is enough."""
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> dict[str, Any]:
+        return dict(self)
+
+
 class ActionModule(ActionBase):
-    """Moves ``files`` to ``files_json``.
+    """Moves ``files`` with their texts to ``files_json``.
 
     Ansible writes a module's parameters into the managed host's journal. Marked ``no_log`` one by one the texts would
     be hidden there, and in every diff too; as one value they are hidden there alone.
@@ -31,7 +42,34 @@ class ActionModule(ActionBase):
         if checked.error_messages:
             # The message of a wrong item could quote it.
             raise AnsibleActionFail("daemon_config: an item of files is not as the documentation says")
-        arguments["files_json"] = json.dumps(checked.validated_parameters["files"])
+        files = checked.validated_parameters["files"]
+        variables = Variables(task_vars or {})
+        for file in files:
+            if file["state"] == "present" and file["content"] is None:
+                self._read(file, variables)
+        arguments["files_json"] = json.dumps(files)
         result.update(self._execute_module(module_name="selfhosted.mail.daemon_config", module_args=arguments,
                                            task_vars=task_vars))
         return result
+
+    def _read(self, file: dict[str, Any], variables: Variables) -> None:
+        """Fill in ``content`` and, of a program, ``mode``.
+
+        :raises AnsibleError: when the role has no such template or file, or it cannot be rendered.
+        """
+        name = file["src"] or f"{file['dest'].lstrip('/')}.j2"
+        if name.endswith(".j2"):
+            try:
+                self._find_needle("templates", name)
+            except AnsibleError:
+                if file["src"]:
+                    raise
+                name = name.removesuffix(".j2")
+        if name.endswith(".j2"):
+            template = lookup_loader.get("ansible.builtin.template", loader=self._loader, templar=self._templar)
+            file["content"] = template.run([name], variables)[0]
+            return
+        source = self._find_needle("files", name)
+        file["content"] = Path(source).read_text(encoding="utf-8")
+        if file["mode"] is None and os.access(source, os.X_OK):
+            file["mode"] = "0755"

@@ -13,6 +13,7 @@ description:
   - Writes C(passwd), C(credentials), C(senders), C(virtuals), C(recipients), C(closed) and C(domains) into one
     directory, all accounts in one execution.
   - A plain password is hashed on the host. Its hash stays as it is as long as the password matches it.
+  - The user C(vmail), whom all mailboxes belong to, and its directory exist afterwards.
   - C(passwd) can be read by the group C(dovecot) and C(credentials) by the group C(opensmtpd), where the host has them,
     and by nobody else.
 author: ["selfhosted.mail developers (!UNKNOWN)"]
@@ -41,7 +42,7 @@ options:
     type: dict
     default: {}
   mail_dir:
-    description: Directory of the mailboxes, where those without an account are looked for.
+    description: Directory of the mailboxes, the home of C(vmail).
     type: path
     default: /var/vmail
   domains:
@@ -96,59 +97,60 @@ left_mailboxes:
   returned: always
 """
 
-import ctypes  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-from collections.abc import Mapping  # noqa: E402
-from concurrent.futures import ThreadPoolExecutor  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import json
+import os
+import secrets
+import string
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.selfhosted.mail.plugins.module_utils import addresses  # noqa: E402
-from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import (  # noqa: E402
-    Access,
-    CommandFailed,
-    ManagedFile,
-    group_id,
-    run,
-)
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.mail.plugins.module_utils import addresses
+from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed, run
+from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import ManagedFile
+from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access, group_id, make_directory, user_id
 
 SEND_ONLY = ":nologin=yes"
 
 
-class Crypt:
-    """crypt(3) of the host, which knows every scheme that its daemons know; Python has none of its own any more."""
+# crypt(3) of the host, which knows every scheme that its daemons know; Python has none any more.
+CRYPT = ["perl", "-ne", 'my ($word, $setting) = map { pack("H*", $_) } split; print crypt($word, $setting), "\\n"']
+SALT = string.ascii_letters + string.digits + "./"
 
-    SIZE = 32768  # bytes of struct crypt_data
 
-    def __init__(self) -> None:
-        self._library = ctypes.CDLL("libcrypt.so.1")
-        self._library.crypt_rn.restype = ctypes.c_char_p
-        self._library.crypt_gensalt_rn.restype = ctypes.c_char_p
+def crypts(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """The hash of each pair of a password and a setting, which is a salt such as ``$6$SALT$`` or a whole hash.
 
-    def matches(self, password: str, hashed: str) -> bool:
-        return self._crypt(password, hashed.encode()) == hashed
+    :raises CommandFailed: when perl fails.
+    """
+    lines = "".join(f"{password.encode().hex()} {setting.encode().hex()}\n" for password, setting in pairs)
+    return run(CRYPT, stdin=lines).splitlines()
 
-    def make(self, password: str) -> str:
-        """A new SHA512-CRYPT hash, the one scheme that all supported daemons take."""
-        hashed = self._crypt(password, self.salt("$6$"))
-        if not hashed.startswith("$6$"):
-            raise OSError("crypt(3) of this host made no SHA512-CRYPT hash")
-        return hashed
 
-    def salt(self, scheme: str) -> bytes:
-        """A fresh salt for a scheme such as ``$6$``, as crypt(3) takes it."""
-        buffer = ctypes.create_string_buffer(192)
-        setting: bytes | None = self._library.crypt_gensalt_rn(scheme.encode(), ctypes.c_ulong(0), os.urandom(16), 16,
-                                                               buffer, len(buffer))
-        return setting or b"*"
+def in_parts(pairs: list[tuple[str, str]]) -> list[str]:
+    """As :func:`crypts`, on all processors."""
+    size = -(-len(pairs) // (os.cpu_count() or 1)) or 1
+    with ThreadPoolExecutor() as pool:
+        parts = pool.map(crypts, (pairs[at:at + size] for at in range(0, len(pairs), size)))
+        return [hashed for part in parts for hashed in part]
 
-    def _crypt(self, password: str, setting: bytes) -> str:
-        # The reentrant function, since threads call it.
-        data = ctypes.create_string_buffer(self.SIZE)
-        hashed: bytes = self._library.crypt_rn(password.encode(), setting, data, self.SIZE) or b"*"
-        return hashed.decode()
+
+def hashes_of(passwords: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
+    """Login to hash: the known one as long as it is the password's, else a new SHA512-CRYPT one.
+
+    :raises CommandFailed: when crypt(3) makes no such hash.
+    """
+    old = {login: known[login] for login in passwords if known.get(login)}
+    found = zip(old, in_parts([(passwords[login], setting) for login, setting in old.items()]), strict=True)
+    hashes = {login: hashed for login, hashed in found if hashed == old[login]}
+    new = [login for login in passwords if login not in hashes]
+    salts = ["$6$" + "".join(secrets.choice(SALT) for _ in range(16)) + "$" for _login in new]
+    made = dict(zip(new, in_parts([(passwords[login], salt) for login, salt in zip(new, salts, strict=True)]), strict=True))
+    if not all(hashed.startswith("$6$") for hashed in made.values()):
+        raise CommandFailed("crypt(3) of this host makes no SHA512-CRYPT hash")
+    return hashes | made
 
 
 def entries(passwd: Path) -> dict[str, str]:
@@ -165,11 +167,6 @@ def mailbox_logins(entries_now: Mapping[str, str]) -> set[str]:
     return {login for login, rest in entries_now.items() if not rest.endswith(SEND_ONLY)}
 
 
-def hashed(password: str, old: str, crypt: Crypt) -> str:
-    """The old hash as long as it is the password's."""
-    return old if old and crypt.matches(password, old) else crypt.make(password)
-
-
 def dovecot_fields(account: Mapping[str, Any]) -> str:
     """The passwd-file's eighth field with its colon, extra fields of Dovecot's; empty without any."""
     if not addresses.takes_mail(account):
@@ -183,13 +180,9 @@ def passwd_entries(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> 
 
     Who may only send cannot log in at IMAP and has no mailbox: ``nologin`` closes every protocol of Dovecot's.
     """
-    crypt = Crypt()
     enabled = {account["address"].lower(): account for account in accounts if addresses.is_enabled(account)}
     hashes = {login: account["password_hash"] for login, account in enabled.items() if account.get("password_hash")}
-    plain = [login for login in enabled if login not in hashes]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        made = pool.map(lambda login: hashed(enabled[login]["password"], known.get(login, ""), crypt), plain)
-        hashes |= zip(plain, made, strict=True)
+    hashes |= hashes_of({login: account["password"] for login, account in enabled.items() if login not in hashes}, known)
     return {login: f"{hashes[login]}:::::{dovecot_fields(account)}" for login, account in enabled.items()}
 
 
@@ -259,12 +252,15 @@ def main() -> None:
             module.fail_json(msg=f"accounts: {account.get('address')} has neither password_hash nor password")
 
     passwd = directory / "passwd"
-    public = Access("root", "root", "0644")
+    public, public_directory = Access("root", "root", "0644"), Access("root", "root", "0755")
     book = addresses.Directory(accounts, wanted["aliases"], wanted["domains"], wanted["hostname"], wanted["admin"],
                                wanted["domain_aliases"])
     domains = addresses.accepted_domains(wanted["domains"], wanted["hostname"])
     before = entries(passwd)
-    logins = passwd_entries(accounts, {login: rest.partition(":")[0] for login, rest in before.items()})
+    try:
+        logins = passwd_entries(accounts, {login: rest.partition(":")[0] for login, rest in before.items()})
+    except CommandFailed as error:
+        module.fail_json(msg=f"accounts: {error}")
     passwd_text = "".join(f"{login}:{rest}\n" for login, rest in sorted(logins.items()))
     texts = {
         "senders": addresses.table_text(book.senders()),
@@ -282,18 +278,27 @@ def main() -> None:
     # Thousands of addresses are a lot to send where nobody looks at them.
     diff = [file.diff() for file in changed] if module._diff else []
     closed = sorted(mailbox_logins(before) - mailbox_logins(logins))
-    if changed and not module.check_mode:
+    user = addresses.MAILBOX_USER
+    mail_dir, mail_access = Path(wanted["mail_dir"]), Access(user, user, "0700")
+    without_mailboxes = mail_access.differs(mail_dir)
+    if not module.check_mode:
         try:
-            directory.mkdir(mode=0o755, exist_ok=True)
+            if user_id(user) is None:
+                run(["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(mail_dir),
+                     "--shell", "/usr/sbin/nologin", user])
+            if without_mailboxes:
+                make_directory(mail_dir, mail_access)
+            if changed:
+                make_directory(directory, public_directory)
             for file in changed:
                 file.put()
             end_sessions(closed)
         except (CommandFailed, OSError) as error:
             module.fail_json(msg=f"accounts: {error}")
-    module.exit_json(changed=bool(changed), changed_paths=[str(file.path) for file in changed], diff=diff,
+    module.exit_json(changed=bool(changed or without_mailboxes), changed_paths=[str(file.path) for file in changed], diff=diff,
                      closed_logins=closed,
                      forwarded=[f"{name} -> {', '.join(targets)}" for name, targets in book.leads_outside().items()],
-                     left_mailboxes=left_mailboxes(Path(wanted["mail_dir"]), accounts))
+                     left_mailboxes=left_mailboxes(mail_dir, accounts))
 
 
 if __name__ == "__main__":

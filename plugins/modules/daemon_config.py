@@ -11,16 +11,17 @@ short_description: A daemon's files, checked and put in place as one set
 version_added: "0.1.0"
 description:
   - Writes all files that a daemon reads in one execution, runs the daemon's own checker on the whole,
-    and puts every file back as it was when the checker refuses it.
-  - Says in RV(ignore:needs) what brings the service to run what is on disk, whatever run left it behind, so that a
-    run which was interrupted between files and restart is completed by the next.
+    and rolls every file back when the checker refuses it.
+  - RV(state) says what brings the service to run what is on disk, whichever run left it behind, so a run that was
+    interrupted between files and restart is completed by the next.
   - The service itself is never touched. M(selfhosted.mail.daemon_service) does that.
+  - No symbolic link is followed in a directory where others than root can make one.
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
-  service:
+  name:
     description:
       - systemd unit that reads the files. It also names the copy of the previous set.
-      - Without it the set is read by no unit of its own, and RV(ignore:needs) is C(none).
+      - Without it the set is read by no unit of its own, and RV(state) is V(unchanged).
     type: str
   users:
     description: System users (each with a group of its own name) that exist before the files do.
@@ -41,14 +42,13 @@ options:
       owner: {description: User., type: str, default: root}
       group: {description: Group., type: str, default: root}
       mode: {description: Mode in octal., type: str, default: "0755"}
-  made_once:
-    description:
-      - Files that a command on the host makes and that are never written again, such as keys.
+  create:
+    description: Files such as keys that a command on the host makes when they are missing, and that are never overwritten.
     type: list
     elements: dict
     default: []
     suboptions:
-      path: {description: The file., type: path, required: true}
+      creates: {description: The file., type: path, required: true}
       argv: {description: "Command that writes to the path C({path}).", type: list, elements: str, required: true}
       owner: {description: User., type: str, default: root}
       group: {description: Group., type: str, default: root}
@@ -59,17 +59,28 @@ options:
         choices: [restart, reload, none]
         default: restart
   files:
-    description: The files of the set.
+    description: The files of the set. What O(files[].src) and O(files[].content) leave open is found by O(files[].dest).
     type: list
     elements: dict
     default: []
     suboptions:
-      path: {description: The file., type: path, required: true}
-      content: {description: Its text. Shown in a diff alone., type: str}
+      dest: {description: Path on the host., type: path, required: true}
+      src:
+        description:
+          - A template, whose name ends in C(.j2), in the role's C(templates), or a file in its C(files) that is copied as it is.
+          - Without it and without O(files[].content) it is the path of O(files[].dest) in there, with C(.j2) or without.
+        type: str
+      content: {description: The text itself., type: str}
       owner: {description: User., type: str, default: root}
       group: {description: Group., type: str, default: root}
-      mode: {description: Mode in octal., type: str, default: "0644"}
-      state: {description: Whether the file is there., type: str, choices: [present, absent], default: present}
+      mode:
+        description: Mode in octal. Without it C(0755) where the role's file is executable, else C(0644).
+        type: str
+      state:
+        description: Whether the file is there, or is a symbolic link to O(files[].src).
+        type: str
+        choices: [present, absent, link]
+        default: present
       secret: {description: Whether a diff must not show the text., type: bool, default: false}
       on_change:
         description: What the service must do to take in a change.
@@ -82,8 +93,8 @@ options:
         nor C(-vvv) gets the texts; a diff shows those that are no secrets.
     type: str
     default: "[]"
-  only:
-    description: Patterns of paths. Files that match and are none of O(files) are removed with the set.
+  purge:
+    description: Patterns of paths. Files that match and are not in O(files) are removed with the set.
     type: list
     elements: path
     default: []
@@ -95,35 +106,40 @@ options:
     suboptions:
       argv: {description: The command., type: list, elements: str, required: true}
       when_changed: {description: Files of the set., type: list, elements: path, required: true}
-  checks:
-    description: Checkers of the daemon, run on the set in place. A non-zero exit takes the set back.
+  validate:
+    description: Checkers of the daemon, run on the set in place. A non-zero exit rolls the set back.
     type: list
     elements: list
     default: []
   watch:
-    description: Files of others that the service reads at its start.
+    description: Files of others that the service reads.
     type: list
-    elements: path
+    elements: dict
     default: []
-  watch_reload:
-    description: Files of others that the service takes in on reload.
-    type: list
-    elements: path
-    default: []
+    suboptions:
+      path: {description: The file., type: path, required: true}
+      on_change:
+        description: What the service must do to take in a change.
+        type: str
+        choices: [restart, reload, none]
+        default: restart
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
 """
 
 EXAMPLES = r"""
-- name: The signing proxy's configuration is in place
+- name: Render the signing proxy's configuration
   selfhosted.mail.daemon_config:
-    service: dkimproxy.service
+    name: dkimproxy.service
     files:
-      - path: /etc/dkimproxy/dkimproxy_out.conf
-        content: "{{ lookup('ansible.builtin.template', 'dkimproxy_out.conf.j2') }}"
-    checks:
+      - dest: /etc/dkimproxy/dkimproxy_out.conf
+        group: dkimproxy
+        mode: "0640"
+        on_change: reload
+    validate:
       - [/usr/local/sbin/dkimproxy.out, --check]
+  register: config
 """
 
 RETURN = r"""
@@ -132,37 +148,62 @@ changed_paths:
   type: list
   elements: str
   returned: always
-needs:
-  description: What brings the service to run what is on disk.
+state:
+  description: The state in which the service runs what is on disk, for M(selfhosted.mail.daemon_service).
   type: str
-  sample: restart
+  sample: restarted
   returned: always
 """
 
-import contextlib  # noqa: E402
-import glob  # noqa: E402
-import json  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import contextlib
+import glob
+import json
+from pathlib import Path
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import (  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.mail.plugins.module_utils import safe_path
+from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed, run
+from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import (
     FILE_OPTIONS,
-    Access,
-    CommandFailed,
+    ON_CHANGE,
     ManagedFile,
     Previous,
-    run,
-    taken_back_on_failure,
-    user_id,
+    rolled_back_on_failure,
 )
-from ansible_collections.selfhosted.mail.plugins.module_utils.unit import Unit  # noqa: E402
+from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access, user_id
+from ansible_collections.selfhosted.mail.plugins.module_utils.systemd_unit import Unit
 
-ACCESS_OPTIONS: dict[str, Any] = {
-    "path": {"type": "path", "required": True},
-    "owner": {"type": "str", "default": "root"},
-    "group": {"type": "str", "default": "root"},
+
+def access_options(mode: str) -> dict[str, Any]:
+    return {"owner": {"type": "str", "default": "root"}, "group": {"type": "str", "default": "root"},
+            "mode": {"type": "str", "default": mode}}
+
+
+def list_of(**options: Any) -> dict[str, Any]:
+    return {"type": "list", "elements": "dict", "default": [], "options": options}
+
+
+PATH = {"type": "path", "required": True}
+ARGV = {"type": "list", "elements": "str", "required": True}
+PATTERNS = {"type": "list", "elements": "path", "default": []}
+OPTIONS: dict[str, Any] = {
+    "name": {"type": "str"},
+    "users": list_of(name={"type": "str", "required": True}, home={"type": "path", "default": "/nonexistent"},
+                     groups={"type": "list", "elements": "str", "default": []}),
+    "directories": list_of(path=PATH, **access_options("0755")),
+    "create": list_of(creates=PATH, argv=ARGV, on_change=ON_CHANGE, **access_options("0600")),
+    "files": list_of(**FILE_OPTIONS),
+    "files_json": {"type": "str", "default": "[]", "no_log": True},
+    "purge": PATTERNS,
+    "commands": list_of(argv=ARGV, when_changed={"type": "list", "elements": "path", "required": True}),
+    "validate": {"type": "list", "elements": "list", "default": []},
+    "watch": list_of(path=PATH, on_change=ON_CHANGE),
 }
+
+
+def access_of(item: dict[str, Any]) -> Access:
+    return Access(item["owner"], item["group"], item["mode"])
 
 
 def make_user(user: dict[str, Any]) -> None:
@@ -173,102 +214,73 @@ def make_user(user: dict[str, Any]) -> None:
     run([*argv, user["name"]])
 
 
-def make_once(item: dict[str, Any]) -> None:
+def create(item: dict[str, Any]) -> None:
     """Run the command into a name beside the target, so that a killed run leaves no half key."""
-    target, beside = Path(item["path"]), Path(item["path"] + ".new")
-    beside.unlink(missing_ok=True)
+    target, beside = Path(item["creates"]), Path(item["creates"] + ".new")
+    safe_path.unlink(beside)
     try:
         run([word.replace("{path}", str(beside)) for word in item["argv"]], umask=0o077)
-        Access(item["owner"], item["group"], item["mode"]).apply(beside)
+        access_of(item).apply(beside)
         beside.rename(target)
     finally:
-        beside.unlink(missing_ok=True)
+        safe_path.unlink(beside)
 
 
-def others(patterns: list[str]) -> list[Path]:
-    """The files that match."""
+def matching(patterns: list[str]) -> list[Path]:
     return [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) if Path(name).is_file()]
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "service": {"type": "str"},
-            "users": {"type": "list", "elements": "dict", "default": [], "options": {
-                "name": {"type": "str", "required": True},
-                "home": {"type": "path", "default": "/nonexistent"},
-                "groups": {"type": "list", "elements": "str", "default": []},
-            }},
-            "directories": {"type": "list", "elements": "dict", "default": [],
-                            "options": {**ACCESS_OPTIONS, "mode": {"type": "str", "default": "0755"}}},
-            "made_once": {"type": "list", "elements": "dict", "default": [],
-                          "options": {**ACCESS_OPTIONS, "mode": {"type": "str", "default": "0600"},
-                                      "on_change": FILE_OPTIONS["on_change"],
-                                      "argv": {"type": "list", "elements": "str", "required": True}}},
-            "files": {"type": "list", "elements": "dict", "default": [], "options": FILE_OPTIONS},
-            "files_json": {"type": "str", "default": "[]", "no_log": True},
-            "only": {"type": "list", "elements": "path", "default": []},
-            "commands": {"type": "list", "elements": "dict", "default": [], "options": {
-                "argv": {"type": "list", "elements": "str", "required": True},
-                "when_changed": {"type": "list", "elements": "path", "required": True},
-            }},
-            "checks": {"type": "list", "elements": "list", "default": []},
-            "watch": {"type": "list", "elements": "path", "default": []},
-            "watch_reload": {"type": "list", "elements": "path", "default": []},
-        },
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
     wanted = module.params
     files = [ManagedFile.from_options(item) for item in wanted["files"] + json.loads(wanted["files_json"])]
     known = {file.path for file in files}
     files += [ManagedFile(path, None, Access("root", "root", "0644"), on_change="reload")
-              for path in others(wanted["only"]) if path not in known]
-
-    users = [user for user in wanted["users"] if user_id(user["name"]) is None]
-    directories = [item for item in wanted["directories"]
-                   if Access(item["owner"], item["group"], item["mode"]).differs(Path(item["path"]))]
-    missing = [item for item in wanted["made_once"] if not Path(item["path"]).exists()]
-    loose = [item for item in wanted["made_once"] if item not in missing
-             and Access(item["owner"], item["group"], item["mode"]).differs(Path(item["path"]))]
-    changed = [file for file in files if file.differs()]
-    changed_paths = [str(item["path"]) for item in [*directories, *missing, *loose]] + [str(f.path) for f in changed]
-    result: dict[str, Any] = {
-        "changed": bool(users or changed_paths),
-        "changed_paths": changed_paths,
-        "diff": [file.diff() for file in changed],
-    }
+              for path in matching(wanted["purge"]) if path not in known]
+    try:
+        users = [user for user in wanted["users"] if user_id(user["name"]) is None]
+        directories = [item for item in wanted["directories"] if access_of(item).differs(Path(item["path"]))]
+        missing = [item for item in wanted["create"] if not Path(item["creates"]).exists()]
+        loose = [item for item in wanted["create"]
+                 if item not in missing and access_of(item).differs(Path(item["creates"]))]
+        changed = [file for file in files if file.differs()]
+    except OSError as error:
+        module.fail_json(msg=f"{wanted['name'] or 'files'}: {error}")
+    changed_paths = [item["path"] for item in directories] + [item["creates"] for item in [*missing, *loose]]
+    changed_paths += [str(file.path) for file in changed]
+    result: dict[str, Any] = {"changed": bool(users or changed_paths), "changed_paths": changed_paths,
+                              "diff": [file.diff() for file in changed]}
 
     if not module.check_mode:
         try:
             for user in users:
                 make_user(user)
             for item in directories:
-                Path(item["path"]).mkdir(parents=True, exist_ok=True)
-                Access(item["owner"], item["group"], item["mode"]).apply(Path(item["path"]))
+                safe_path.make_directory(Path(item["path"]), access_of(item))
             for item in missing:
-                make_once(item)
+                create(item)
             for item in loose:
-                Access(item["owner"], item["group"], item["mode"]).apply(Path(item["path"]))
+                access_of(item).apply(Path(item["creates"]))
             if changed:
                 put_in_place(changed, wanted)
         except (CommandFailed, OSError, LookupError) as error:
-            module.fail_json(msg=f"{wanted['service'] or 'files'}: {error}", changed_paths=changed_paths)
+            module.fail_json(msg=f"{wanted['name'] or 'files'}: {error}", changed_paths=changed_paths)
 
     kinds = {file.on_change for file in changed} | {item["on_change"] for item in missing}
-    need = needs(wanted, files, kinds)
-    if need == "none" and wanted["service"] and not module.check_mode:
-        # The service runs this set, so the one before is history.
-        Previous(wanted["service"]).forget()
-    module.exit_json(**result, needs=need)
+    state = state_for(wanted, files, kinds)
+    if state == "unchanged" and wanted["name"] and not module.check_mode:
+        # The service runs this set, so the previous one is history.
+        Previous(wanted["name"]).forget_if_only(file.path for file in files)
+    module.exit_json(**result, state=state)
 
 
 def put_in_place(changed: list[ManagedFile], wanted: dict[str, Any]) -> None:
-    """:raises CommandFailed: with the checker's words, after everything is as it was before."""
+    """:raises CommandFailed: with the checker's output, after everything is as it was before."""
     paths = {str(file.path) for file in changed}
     commands = [item["argv"] for item in wanted["commands"] if paths & set(item["when_changed"])]
     try:
-        with taken_back_on_failure(changed, wanted["service"] or "files"):
-            for argv in [*commands, *wanted["checks"]]:
+        with rolled_back_on_failure(changed, wanted["name"] or "files"):
+            for argv in [*commands, *wanted["validate"]]:
                 run(argv)
     except CommandFailed:
         for argv in commands:
@@ -278,23 +290,21 @@ def put_in_place(changed: list[ManagedFile], wanted: dict[str, Any]) -> None:
         raise
 
 
-def needs(wanted: dict[str, Any], files: list[ManagedFile], kinds: set[str]) -> str:
+def state_for(wanted: dict[str, Any], files: list[ManagedFile], kinds: set[str]) -> str:
     """What brings the service to run what is on disk; ``kinds`` are the ``on_change`` of what changes in this run."""
-    if not wanted["service"]:
-        return "none"
-    unit = Unit(wanted["service"])
-    own = [(file.path, file.on_change) for file in files]
-    own += [(Path(item["path"]), item["on_change"]) for item in wanted["made_once"]]
-    own += [(Path(path), "restart") for path in wanted["watch"]]
-    own += [(Path(path), "reload") for path in wanted["watch_reload"]]
-    need = unit.needs([path for path, kind in own if kind == "restart"],
-                      [path for path, kind in own if kind == "reload"])
+    if not wanted["name"]:
+        return "unchanged"
+    read = [(file.path, file.on_change) for file in files]
+    read += [(Path(item["creates"]), item["on_change"]) for item in wanted["create"]]
+    read += [(Path(item["path"]), item["on_change"]) for item in wanted["watch"]]
+    state = Unit(wanted["name"]).state_for([path for path, kind in read if kind == "restart"],
+                                           [path for path, kind in read if kind == "reload"])
     # In check mode, and for files that are gone, what is on disk does not show what changes.
-    if need in ("none", "reload") and "restart" in kinds:
-        return "restart"
-    if need == "none" and "reload" in kinds:
-        return "reload"
-    return need
+    if state in ("unchanged", "reloaded") and "restart" in kinds:
+        return "restarted"
+    if state == "unchanged" and "reload" in kinds:
+        return "reloaded"
+    return state
 
 
 if __name__ == "__main__":

@@ -11,20 +11,20 @@ short_description: A service runs what is on disk, or what it ran before
 version_added: "0.1.0"
 description:
   - Enables, starts, restarts or reloads a systemd unit and waits until it answers.
-  - When it does not come up with the files that M(selfhosted.mail.daemon_config) put in place, they are taken back, the
-    unit is started with the previous set, and the module fails with the unit's own last words.
+  - When it does not come up with the files that M(selfhosted.mail.daemon_config) put in place, they are rolled back, the
+    unit is started with the previous set, and the module fails with the end of the unit's journal.
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
-  service:
+  name:
     description: systemd unit, as given to M(selfhosted.mail.daemon_config).
     type: str
     required: true
-  needs:
+  state:
     description: What is to be done, as M(selfhosted.mail.daemon_config) returned it.
     type: str
-    choices: [none, start, reload, restart]
-    default: restart
-  also:
+    choices: [unchanged, started, reloaded, restarted]
+    default: restarted
+  companions:
     description: Further units that are enabled and started with it, such as timers.
     type: list
     elements: str
@@ -47,7 +47,7 @@ options:
   wait:
     description:
       - Whether to wait until the service is ready. Without it the start goes on while the play does, and a later task
-        with V(true) and O(needs=start) has to see it through.
+        with V(true) and O(state=started) has to see it through.
     type: bool
     default: true
   timeout:
@@ -60,34 +60,30 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: The signing proxy runs what is on disk
+- name: Start the signing proxy
   selfhosted.mail.daemon_service:
-    service: dkimproxy.service
-    needs: "{{ __dkimproxy_config.needs }}"
+    name: dkimproxy.service
+    state: "{{ config.state }}"
     ready_ports: [10027]
 """
 
 RETURN = r"""
 restored:
-  description: Files that were taken back because the service did not start with them.
+  description: Files that were rolled back because the service did not start with them.
   type: list
   elements: str
   returned: failure
 """
 
-import contextlib  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import (  # noqa: E402
-    CommandFailed,
-    Previous,
-    reload_systemd_for,
-    run,
-)
-from ansible_collections.selfhosted.mail.plugins.module_utils.unit import Unit  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed, run
+from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import Previous, reload_systemd_for
+from ansible_collections.selfhosted.mail.plugins.module_utils.systemd_unit import Unit
 
 LISTEN = "0A"  # a socket's state in /proc/net/tcp, as the kernel's tcp_states.h numbers them
 
@@ -109,7 +105,7 @@ def listening() -> set[int]:
 
 def missing(wanted: dict[str, Any]) -> str | None:
     """What the service still lacks to be ready, or None."""
-    if not Unit(wanted["service"]).active:
+    if not Unit(wanted["name"]).active:
         return "the unit is not active"
     ports = listening() if wanted["ready_ports"] else set()
     for port in wanted["ready_ports"]:
@@ -127,50 +123,50 @@ def wait_until_ready(wanted: dict[str, Any]) -> None:
     """:raises NotReady: when the time is over."""
     end = time.monotonic() + wanted["timeout"]
     while (lack := missing(wanted)) is not None:
-        if time.monotonic() > end or Unit(wanted["service"]).properties.get("ActiveState") == "failed":
+        if time.monotonic() > end or Unit(wanted["name"]).properties.get("ActiveState") == "failed":
             raise NotReady(lack)
         time.sleep(0.2)
 
 
 def bring_up(wanted: dict[str, Any]) -> None:
     """:raises CommandFailed, NotReady: when the service does not come up."""
-    service = wanted["service"]
-    run(["systemctl", "enable", "--quiet", service, *wanted["also"]])
-    if wanted["needs"] == "reload":
+    service = wanted["name"]
+    run(["systemctl", "enable", "--quiet", service, *wanted["companions"]])
+    if wanted["state"] == "reloaded":
         for argv in wanted["reload_commands"] or [["systemctl", "reload", service]]:
             run(argv)
         Unit(service).stamp_reload()
     else:
         with contextlib.suppress(CommandFailed):  # a unit that is not loaded yet has no failure to forget
             run(["systemctl", "reset-failed", service])
-        verb = "start" if wanted["needs"] == "start" else "restart"
+        verb = "start" if wanted["state"] == "started" else "restart"
         run(["systemctl", *([] if wanted["wait"] else ["--no-block"]), verb, service])
-    if wanted["also"]:
-        run(["systemctl", "start", *wanted["also"]])
+    if wanted["companions"]:
+        run(["systemctl", "start", *wanted["companions"]])
     if wanted["wait"]:
         wait_until_ready(wanted)
 
 
 def bring_back(wanted: dict[str, Any]) -> str | None:
-    """Run the service and its companions with the files of before; what is still wrong, or None."""
-    for unit in wanted["also"]:
+    """Run the service and its companions with the previous files; what is still wrong, or None."""
+    for unit in wanted["companions"]:
         if not Unit(unit).exists:
-            # It came with the files that were taken back.
+            # It came with the files that were rolled back.
             with contextlib.suppress(CommandFailed):
                 run(["systemctl", "disable", "--now", "--quiet", unit])
     try:
-        run(["systemctl", "restart", wanted["service"]])
+        run(["systemctl", "restart", wanted["name"]])
     except CommandFailed as error:
         return str(error)
     for _look in range(3):
         time.sleep(1)
-        if not Unit(wanted["service"]).active:
+        if not Unit(wanted["name"]).active:
             return "it ended again"
     return None
 
 
-def last_words(service: str) -> str:
-    # What the daemon said last may be on its way to the journal still, and --sync does not wait for pipes.
+def journal_end(service: str) -> str:
+    # The daemon's last line may be on its way to the journal still, and --sync does not wait for pipes.
     time.sleep(1)
     try:
         run(["journalctl", "--sync"])
@@ -182,9 +178,10 @@ def last_words(service: str) -> str:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "service": {"type": "str", "required": True},
-            "needs": {"type": "str", "choices": ["none", "start", "reload", "restart"], "default": "restart"},
-            "also": {"type": "list", "elements": "str", "default": []},
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["unchanged", "started", "reloaded", "restarted"],
+                      "default": "restarted"},
+            "companions": {"type": "list", "elements": "str", "default": []},
             "reload_commands": {"type": "list", "elements": "list", "default": []},
             "ready_ports": {"type": "list", "elements": "int", "default": []},
             "ready_commands": {"type": "list", "elements": "list", "default": []},
@@ -194,22 +191,22 @@ def main() -> None:
         supports_check_mode=True,
     )
     wanted = module.params
-    service = wanted["service"]
-    if wanted["needs"] == "none" or module.check_mode:
-        module.exit_json(changed=wanted["needs"] != "none")
+    service = wanted["name"]
+    if wanted["state"] == "unchanged" or module.check_mode:
+        module.exit_json(changed=wanted["state"] != "unchanged")
     previous = Previous(service)
     try:
         bring_up(wanted)
     except (CommandFailed, NotReady) as error:
-        words = f"{service} does not come up ({error}). Its last words:\n{last_words(service)}"
+        text = f"{service} does not come up ({error}). The end of its journal:\n{journal_end(service)}"
         restored = previous.restore()
         if not restored:
-            module.fail_json(msg=words, restored=restored)
+            module.fail_json(msg=text, restored=restored)
         reload_systemd_for(restored)
         if lack := bring_back(wanted):
-            words += f"\nThe previous files are back, but it does not run with them either: {lack}"
-            module.fail_json(msg=words, restored=restored)
-        module.fail_json(msg=f"{words}\nThe previous files are back and the service runs with them.", restored=restored)
+            text += f"\nThe previous files are back, but it does not run with them either: {lack}"
+            module.fail_json(msg=text, restored=restored)
+        module.fail_json(msg=f"{text}\nThe previous files are back and the service runs with them.", restored=restored)
     if wanted["wait"]:
         previous.forget()
     module.exit_json(changed=True)

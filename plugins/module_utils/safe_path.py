@@ -1,0 +1,197 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files and directories as root may touch them: no symbolic link is followed in a directory where others can make one.
+
+What an administrator has linked in a directory of root's, such as ``/var/vmail``, is followed as usual.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import pwd
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class UnsafePath(OSError):
+    """A component of a path is a symbolic link that another user may have made."""
+
+
+def user_id(name: str) -> int | None:
+    """Numeric id of the user, or None where there is no such user. A number stands for itself."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return int(name) if name.isdigit() else None
+
+
+def group_id(name: str) -> int | None:
+    """Numeric id of the group, or None where there is no such group. A number stands for itself."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return int(name) if name.isdigit() else None
+
+
+def _others_write(directory: int) -> bool:
+    found = os.fstat(directory)
+    return found.st_uid not in (0, os.geteuid()) or bool(found.st_mode & 0o022)
+
+
+def _open(name: str, flags: int, directory: int, path: Path) -> int:
+    nofollow = os.O_NOFOLLOW if _others_write(directory) else 0
+    try:
+        return os.open(name, flags | nofollow | os.O_CLOEXEC, dir_fd=directory)
+    except OSError as error:
+        if nofollow and error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise UnsafePath(f"{path}: {name} is no directory or a symbolic link, in a directory where others than root "
+                             "can make one") from error
+        raise
+
+
+@contextlib.contextmanager
+def parent(path: Path, create: bool = False) -> Iterator[int]:
+    """A descriptor of the directory that ``path`` is in. With ``create`` missing ones are made, with the mode 0755.
+
+    :raises UnsafePath: when a symbolic link on the way is not to be followed.
+    :raises OSError: when there is no such directory.
+    """
+    directory = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in path.absolute().parts[1:-1]:
+            if create:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o755, dir_fd=directory)
+            inner = _open(name, os.O_RDONLY | os.O_DIRECTORY, directory, path)
+            os.close(directory)
+            directory = inner
+        yield directory
+    finally:
+        os.close(directory)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A descriptor of a file or directory, to read.
+
+    :raises UnsafePath, FileNotFoundError, OSError: as for :func:`parent`.
+    """
+    with parent(path) as directory:
+        descriptor = _open(path.name, os.O_RDONLY | os.O_NONBLOCK, directory, path)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> bytes:
+    """Content of a file. :raises UnsafePath, FileNotFoundError, OSError: as for :func:`parent`."""
+    with opened(path) as descriptor, os.fdopen(os.dup(descriptor), "rb") as stream:
+        return stream.read()
+
+
+def link_target(path: Path) -> str:
+    """Where a symbolic link leads; empty for anything else."""
+    try:
+        with parent(path) as directory:
+            return os.readlink(path.name, dir_fd=directory)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOENT):
+            return ""
+        raise
+
+
+def link(path: Path, target: str) -> None:
+    """Make ``path`` a symbolic link in one step. :raises UnsafePath, OSError: as for :func:`parent`."""
+    with parent(path) as directory:
+        beside = f".{path.name}.{secrets.token_hex(4)}"
+        os.symlink(target, beside, dir_fd=directory)
+        os.rename(beside, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def unlink(path: Path) -> None:
+    """Remove a file, if it is there."""
+    with contextlib.suppress(FileNotFoundError), parent(path) as directory:
+        os.unlink(path.name, dir_fd=directory)
+
+
+@dataclass(frozen=True)
+class Access:
+    """Owner, group and mode (octal text) that a path should have."""
+
+    owner: str
+    group: str
+    mode: str
+
+    @classmethod
+    def of(cls, path: Path) -> Access:
+        """As they are now. :raises FileNotFoundError: when there is nothing."""
+        with opened(path) as descriptor:
+            found = os.fstat(descriptor)
+        return cls(str(found.st_uid), str(found.st_gid), f"{found.st_mode & 0o7777:04o}")
+
+    def differs(self, path: Path) -> bool:
+        """Whether ``path`` is absent or has another owner, group or mode."""
+        try:
+            with opened(path) as descriptor:
+                found = os.fstat(descriptor)
+        except FileNotFoundError:
+            return True
+        wanted = user_id(self.owner), group_id(self.group), int(self.mode, 8)
+        return (found.st_uid, found.st_gid, found.st_mode & 0o7777) != wanted
+
+    def apply(self, path: Path) -> None:
+        """:raises LookupError: when the host has no such user or group."""
+        with opened(path) as descriptor:
+            self.apply_to(descriptor, path)
+
+    def apply_to(self, descriptor: int, path: Path) -> None:
+        uid, gid = user_id(self.owner), group_id(self.group)
+        if uid is None or gid is None:
+            raise LookupError(f"{path}: no user {self.owner} or group {self.group} on this host")
+        os.fchown(descriptor, uid, gid)
+        os.fchmod(descriptor, int(self.mode, 8))
+
+
+def make_directory(path: Path, access: Access) -> None:
+    """The directory is there with this access, its parents too.
+
+    :raises UnsafePath, OSError: as for :func:`parent`.
+    :raises LookupError: when the host has no such user or group.
+    """
+    with parent(path, create=True) as directory:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path.name, 0o700, dir_fd=directory)
+        descriptor = _open(path.name, os.O_RDONLY | os.O_DIRECTORY, directory, path)
+    try:
+        access.apply_to(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def write(path: Path, content: bytes, access: Access, mtime: int | None = None) -> None:
+    """Write beside the target and rename: no reader sees half a file, and nobody reads it before it has its mode.
+
+    :param mtime: modification time in nanoseconds, instead of now.
+    :raises UnsafePath, OSError, LookupError: as for :func:`make_directory`.
+    """
+    with parent(path) as directory:
+        beside = f".{path.name}.{secrets.token_hex(4)}"
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                access.apply_to(descriptor, path)
+                if mtime is not None:
+                    os.utime(descriptor, ns=(mtime, mtime))
+                os.fsync(descriptor)
+            os.rename(beside, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            os.unlink(beside, dir_fd=directory)
+            raise
