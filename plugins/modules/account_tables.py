@@ -113,6 +113,7 @@ from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import Man
 from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access, group_id, make_directory, user_id
 
 SEND_ONLY = ":nologin=yes"
+MAILBOXES = Access(addresses.MAILBOX_USER, addresses.MAILBOX_USER, "0700")
 
 
 # crypt(3) of the host, which knows every scheme that its daemons know; Python has none any more.
@@ -214,6 +215,14 @@ def end_sessions(logins: list[str]) -> None:
                 raise
 
 
+def make_mailboxes(mail_dir: Path) -> None:
+    """The user whom all mailboxes belong to, and their directory. :raises CommandFailed, OSError: when that fails."""
+    if user_id(MAILBOXES.owner) is None:
+        run(["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(mail_dir),
+             "--shell", "/usr/sbin/nologin", MAILBOXES.owner])
+    make_directory(mail_dir, MAILBOXES)
+
+
 def left_mailboxes(mail_dir: Path, accounts: list[dict[str, Any]]) -> list[str]:
     """Addresses of the mailboxes under ``mail_dir`` (``domain/name/``) that no account has."""
     ours = {account["address"].lower() for account in accounts}
@@ -278,16 +287,12 @@ def main() -> None:
     # Thousands of addresses are a lot to send where nobody looks at them.
     diff = [file.diff() for file in changed] if module._diff else []
     closed = sorted(mailbox_logins(before) - mailbox_logins(logins))
-    user = addresses.MAILBOX_USER
-    mail_dir, mail_access = Path(wanted["mail_dir"]), Access(user, user, "0700")
-    without_mailboxes = mail_access.differs(mail_dir)
+    mail_dir = Path(wanted["mail_dir"])
+    without_mailboxes = MAILBOXES.differs(mail_dir)
     if not module.check_mode:
         try:
-            if user_id(user) is None:
-                run(["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(mail_dir),
-                     "--shell", "/usr/sbin/nologin", user])
             if without_mailboxes:
-                make_directory(mail_dir, mail_access)
+                make_mailboxes(mail_dir)
             if changed:
                 make_directory(directory, public_directory)
             for file in changed:
