@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).parents[2] / "roles/opensmtpd/files/filter-limits"
+PROGRAM = Path(__file__).parents[2] / "roles/opensmtpd/files/usr/local/lib/selfhosted-mail/filter-limits"
 TOLD = "0.7|1700000000.000000|smtp-in"
 
 

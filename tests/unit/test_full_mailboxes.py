@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[2] / "roles/dovecot/files/full-mailboxes"
+PROGRAM = Path(__file__).resolve().parents[2] / "roles/dovecot/files/usr/local/lib/selfhosted-mail/full-mailboxes"
 
 VIRTUALS = """\
 @example.net alice@example.org

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[2] / "roles/dovecot/files/quota-event"
+PROGRAM = Path(__file__).resolve().parents[2] / "roles/dovecot/files/usr/local/lib/selfhosted-mail/quota-event"
 # sendmail(8) as it answers each time, whose input it keeps.
 SENDMAIL = """#!/bin/sh
 code=$(head -n 1 {codes})

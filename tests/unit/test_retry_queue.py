@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[2] / "roles/opensmtpd/files/retry-queue"
+PROGRAM = Path(__file__).resolve().parents[2] / "roles/opensmtpd_base/files/usr/local/lib/selfhosted-mail/retry-queue"
 PASS = 15  # seconds, as its timer says
 
 

@@ -16,7 +16,7 @@ HOST = "mail.example.org"
 
 @pytest.fixture(scope="module")
 def take_mail(checkout: Path) -> ModuleType:
-    path = str(checkout / "roles/opensmtpd/files/take-mail")
+    path = str(checkout / "roles/opensmtpd/files/usr/local/lib/selfhosted-mail/take-mail")
     loader = importlib.machinery.SourceFileLoader("take_mail", path)
     spec = importlib.util.spec_from_loader("take_mail", loader)
     assert spec

@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[2] / "roles/rspamd/files/watch-rspamd"
+PROGRAM = Path(__file__).resolve().parents[2] / "roles/rspamd/files/usr/local/lib/selfhosted-mail/watch-rspamd"
 COMPUTES = "while True: pass"
 SLEEPS = "import time; time.sleep(600)"
 
