@@ -111,9 +111,10 @@ def test_messages_of_a_session() -> None:
     results = [answer.split("|", 3)[1:] for answer in answers(*told, messages=2)]
     assert results == [["s", "t", "proceed"]] * 4 + [
         ["s", "t", "reject|452 4.5.3 At most 2 messages are taken in a session"], ["o", "t", "proceed"]]
-    # A new session begins anew.
+    # A new session begins anew, and one that has ended is forgotten.
     ended = [f"report|{TOLD}|link-disconnect|s", f"report|{TOLD}|link-connect|s|peer|pass|a|b"]
     assert answers(*accepted(), *ended, *mail(), messages=1)[-1] == "filter-result|s|t|proceed"
+    assert answers(*accepted(), ended[0], *mail(), messages=1)[-1] == "filter-result|s|t|proceed"
 
 
 def test_what_comes_after_a_session_is_passed_on() -> None:

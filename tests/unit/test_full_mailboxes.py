@@ -153,6 +153,7 @@ def test_root_changes_nothing_where_the_mailboxes_user_may_put_links(host: Host,
     precious.write_text("root's")
     before = precious.stat()
     (host.marks / "alice@example.org").symlink_to(precious)
+    (host.marks / "erin@example.org").symlink_to("/nonexistent")
     (host.marks / "bob@example.org").hardlink_to(precious)
     os.mkfifo(host.marks / "carol@example.org")
     (host.marks / "dave@example.org").mkdir()

@@ -131,6 +131,25 @@ def test_half_written_copies_are_left_alone_and_go_some_day(program: ModuleType,
     assert [path.name for path in Path(program.SPOOL).iterdir()] == [".1.2.spam.now"]
 
 
+def test_a_copy_that_is_completed_meanwhile_does_not_stop_the_others(
+    program: ModuleType, controller: str, move: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move()
+    names = [".1.2.spam.gone", *(path.name for path in Path(program.SPOOL).iterdir())]
+    monkeypatch.setattr(
+        program.os, "scandir", lambda _path: [SimpleNamespace(name=n, is_file=lambda: True) for n in names]
+    )
+    assert program.main([controller]) == os.EX_OK
+    assert len(Rspamd.asked) == 1
+
+
+def test_directories_are_not_copies(program: ModuleType, controller: str, move: Callable[..., None]) -> None:
+    (Path(program.SPOOL) / "new").mkdir()
+    move()
+    assert program.main([controller]) == os.EX_OK
+    assert [path.name for path in Path(program.SPOOL).iterdir()] == ["new"]
+
+
 def test_the_disk_is_not_filled(
     program: ModuleType, move: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
