@@ -50,7 +50,7 @@ class Server:
 
 @pytest.fixture
 def program(load_program: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = load_program("opensmtpd_base/files/usr/local/lib/selfhosted-mail/retry-queue")
+    module = load_program("smtp_relay/files/usr/local/lib/selfhosted-mail/retry-queue")
     monkeypatch.setattr(module, "STATE", tmp_path / "run" / "state.json")
     monkeypatch.setattr(module, "QUEUE", tmp_path / "queue")
     return module
