@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from dovecot_host import ALICE, CAROL, lmtp
+
 from testbed import imap, smtp
 from testbed.containers import docker, run
 

@@ -9,11 +9,12 @@ import time
 import uuid
 from typing import Any
 
-import dkim  # type: ignore[import-untyped]
+import dkim
 import pytest
-from test_rspamd import OURS, PEER, scan, wait_for
-from test_rspamd import message as message_with_body
-from testbed import dns
+from rspamd_host import OURS, PEER, scan, wait_for
+from rspamd_host import message as message_with_body
+
+from testbed import containers, dns
 
 testinfra_hosts = ["docker://rspamd-debian12", "docker://rspamd-debian13"]
 RELAY = "198.51.100.77"  # where our own mail comes from
@@ -34,10 +35,7 @@ def fixture_key() -> bytes:
     for policy in ("none", "quarantine", "reject"):
         records = f'@ A 198.51.100.1\n_dmarc TXT "v=DMARC1; p={policy}"\n@ TXT "v=spf1 -all"\n'
         dns.publish(f"says-{policy}.test", records)
-    end = time.monotonic() + 120
-    while not (dns.query("_dmarc.says-reject.test", "TXT") and dns.query("our.test", "TXT")):
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    containers.wait_for(lambda: dns.query("_dmarc.says-reject.test", "TXT") and dns.query("our.test", "TXT"))
     return key
 
 
