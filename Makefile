@@ -34,6 +34,6 @@ images: ## Docker, the test bed's images and its name server
 
 bench: ## figures: a run, also with thousands of accounts; messages a second; memory; a search
 	@bench/site
-	@bench/messages
-	@$$(tools/venv)/bin/python bench/accounts
+	@PYTHONPATH=. $$(tools/venv)/bin/python bench/messages
+	@PYTHONPATH=. $$(tools/venv)/bin/python bench/accounts
 	@bench/search

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from testbed import containers, playbook
-from testbed.playbook import BIN, CHECKOUT
+from testbed.playbook import BIN, CHECKOUT, ENVIRONMENT
 
 RELEASES = ("debian12", "debian13")
 
@@ -32,8 +32,6 @@ class Host:
         self.name = f"accepted-{release}"
         self.inventory = directory / "inventory.yml"
         self.environment = {
-            "ANSIBLE_COLLECTIONS_PATH": f"{CHECKOUT}/playbooks/collections",
-            "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_CONFIG": str(directory / "ansible.cfg"),
             "ANSIBLE_HOME": str(directory / self.release),
             "ANSIBLE_PIPELINING": "1",
@@ -64,7 +62,7 @@ class Host:
         module = ["-m", f"selfhosted.mail.{name}", "-a", json.dumps(arguments)]
         done = subprocess.run(
             [BIN / "ansible", "-i", self.inventory, self.name, *module, *options],
-            env={**os.environ, **self.environment},
+            env={**os.environ, **ENVIRONMENT, **self.environment},
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Playbooks once more, as an administrator calls them, from a test of a scenario."""
+"""Runs of playbooks, as an administrator calls them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
+ENVIRONMENT = {
+    "ANSIBLE_COLLECTIONS_PATH": f"{CHECKOUT}/playbooks/collections",
+    "ANSIBLE_NOCOLOR": "1",
+    # Molecule's own runs have another.
+    "ANSIBLE_STRATEGY": "linear",
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,7 @@ def run(
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        # Molecule's own runs have another strategy.
-        env={**os.environ, "ANSIBLE_STRATEGY": "linear", "ANSIBLE_NOCOLOR": "1", **(environment or {})},
+        env={**os.environ, **ENVIRONMENT, **(environment or {})},
     )
     assert bool(done.returncode) is fails, done.stdout[-4000:]
     return Run(done.stdout, bool(done.returncode))

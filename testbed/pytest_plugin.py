@@ -53,8 +53,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failed test shows what its hosts have written in their journals since it began."""
     report = yield
-    if report.failed:
-        for name in _containers(item):
+    if report.failed and (names := _containers(item)):
+        for name in names:
             command = ["docker", "exec", name, "journalctl", "--no-pager", "--lines=60", "--output=short-iso"]
             done = subprocess.run([*command, f"--since=@{call.start:.0f}"], capture_output=True, text=True, check=False)
             report.sections.append((f"journal of {name}", done.stdout))

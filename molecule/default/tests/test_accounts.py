@@ -21,9 +21,7 @@ pytestmark = pytest.mark.disruptive
 
 PASSWORD = "correct horse battery staple"
 SCHEMES = ["$2a$", "$2b$", "$2y$", "$5$", "$6$", "$y$", "$gy$", "$7$"]
-HASH = (
-    "$6$wonderland$1asxSCdvXeUluRiLIqS67ZKu5aCraQTK5M7UUrNO6YL5BqCZLEI7JdZ6GAvAtprywLm/xQrzSq1tEgo7KkRGm0"
-)
+HASH = "$6$wonderland$1asxSCdvXeUluRiLIqS67ZKu5aCraQTK5M7UUrNO6YL5BqCZLEI7JdZ6GAvAtprywLm/xQrzSq1tEgo7KkRGm0"
 
 # crypt(3) of a server: a hash of the first argument for each scheme of the rest.
 CRYPT = r"""

@@ -151,7 +151,8 @@ def test_domains_that_ask_get_reports(server: Server) -> None:
     server.run(program, f"postmaster@{server.hostname}", today)
     begun = time.time() - 60
     kept = [
-        one for one in [provider.wait_kept(RELAY, f"Submitter: {server.hostname}")]
+        one
+        for one in [provider.wait_kept(RELAY, f"Submitter: {server.hostname}")]
         if one.time > begun and one.recipients == (f"dmarc@{domain}",)
     ]
     assert kept

@@ -77,8 +77,22 @@ def test_lines_of_users_are_held_to_the_same_limit(server: Server) -> None:
 @both
 def test_a_login_name_of_any_octets_is_only_refused(server: Server, port: int) -> None:
     before = server.main_pid("opensmtpd")
-    names = [b"a\nb", b"\n", b"a\r\nb", b"\r", b"a\tb", b"a b", b"a:b", b"a|b", b"\x01\x1b[2J\x7f", b"\xff\xfe",
-             b"%s%n", b"0123456789abcdef|found|x\nsecond|line", b"n" * 200, server.alice.address.encode() + b"\n"]
+    names = [
+        b"a\nb",
+        b"\n",
+        b"a\r\nb",
+        b"\r",
+        b"a\tb",
+        b"a b",
+        b"a:b",
+        b"a|b",
+        b"\x01\x1b[2J\x7f",
+        b"\xff\xfe",
+        b"%s%n",
+        b"0123456789abcdef|found|x\nsecond|line",
+        b"n" * 200,
+        server.alice.address.encode() + b"\n",
+    ]
     session: smtplib.SMTP
     if port == 465:
         session = smtplib.SMTP_SSL(server.ip, port, timeout=ANSWERED, context=smtp.tls())

@@ -164,7 +164,9 @@ def test_relaying_after_starttls(server: Server) -> None:
 @both
 def test_gtube(server: Server) -> None:
     message = smtp.compose(
-        STRANGER, [server.alice.address], body=f"This is the GTUBE, the test for spam filters:\n\n{smtp.GTUBE}\n\nEnd.\n"
+        STRANGER,
+        [server.alice.address],
+        body=f"This is the GTUBE, the test for spam filters:\n\n{smtp.GTUBE}\n\nEnd.\n",
     )
     with pytest.raises(smtplib.SMTPResponseException) as refused:
         smtp.deliver(server.ip, STRANGER, [server.alice.address], message)

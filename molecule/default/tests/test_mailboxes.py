@@ -217,7 +217,9 @@ def test_no_vacation_answer_to_spam(server: Server) -> None:
     marker = f"Gone fishing {uuid.uuid4()}"
     sender = f"seller-{uuid.uuid4().hex[:8]}@world.test"
     message = smtp.compose(
-        f'"service@bank.test" <{sender}>', ["undisclosed-recipients:;"], body=f"Dear winner {uuid.uuid4()}\n",
+        f'"service@bank.test" <{sender}>',
+        ["undisclosed-recipients:;"],
+        body=f"Dear winner {uuid.uuid4()}\n",
         subject="YOU HAVE WON A LOT OF MONEY",
     )
     text = f'require "vacation";\nvacation :addresses "{server.quinn.address}" "{marker}";\n'

@@ -44,6 +44,7 @@ class Run:
 
     def verifies(self, message: bytes, index: int = 0) -> bool:
         """Whether this signature holds against the records of the run."""
+
         def record(query: bytes, timeout: int = 5) -> bytes | None:
             selector, _, domain = query.decode().rstrip(".").partition("._domainkey.")
             return self.records.get(domain, {}).get(selector, "").encode() or None
@@ -54,6 +55,7 @@ class Run:
 @pytest.fixture
 def role(host, container):
     """`role(variable=value …)` runs it; at the end all is as the scenario has made it."""
+
     def run(fails: bool = False, **variables: object) -> Run:
         return Run(container, fails, variables)
 
@@ -181,11 +183,19 @@ def test_a_file_of_dkimproxy_is_taken_over(host, container, next_hop, role, tmp_
 
 def test_wrong_values_are_refused_by_name(role):
     refused = role(
-        fails=True, mail_dkim_selector="a-ed25519", dkimproxy_ed25519=True, mail_dkim_published_selectors=["b c"],
-        dkimproxy_signature_lifetime=-1, dkimproxy_senders_file="senders", dkimproxy_listen="10027",
+        fails=True,
+        mail_dkim_selector="a-ed25519",
+        dkimproxy_ed25519=True,
+        mail_dkim_published_selectors=["b c"],
+        dkimproxy_signature_lifetime=-1,
+        dkimproxy_senders_file="senders",
+        dkimproxy_listen="10027",
     )
     for variable in (
-        "dkimproxy_listen", "mail_dkim_selector", "mail_dkim_published_selectors", "dkimproxy_signature_lifetime",
+        "dkimproxy_listen",
+        "mail_dkim_selector",
+        "mail_dkim_published_selectors",
+        "dkimproxy_signature_lifetime",
         "dkimproxy_senders_file",
     ):
         assert f"{variable}: " in refused.output, variable
@@ -197,7 +207,10 @@ def test_logs_hold_no_content(host, container, next_hop):
     send(container, "alice@our.test", message)
     send(container, "alice@our.test", compose("mallory@far.test")[1])
     journal = containers.journal(container, "-u", "dkimproxy", "-o", "cat", "-n", "20")
-    assert re.search(r"^verdict=signed code=250 queue_id=\S+ d=our\.test s=mail a=rsa-sha256 size=\d+ .*ms=[\d.]+$",
-                     journal, re.MULTILINE)
+    assert re.search(
+        r"^verdict=signed code=250 queue_id=\S+ d=our\.test s=mail a=rsa-sha256 size=\d+ .*ms=[\d.]+$",
+        journal,
+        re.MULTILINE,
+    )
     assert "verdict=refused reason=foreign-from code=550" in journal
     assert not re.search(f"alice|mallory|carol|{marker}", journal)

@@ -12,23 +12,34 @@ from testbed.signer import compose, kept, send, verified
 testinfra_hosts = ["docker://dkimproxy-debian12", "docker://dkimproxy-debian13"]
 
 
-@pytest.mark.parametrize(("author", "domain", "selector"), [
-    ("alice@our.test", "our.test", "mail"),
-    ("Alice <alice@sub.our.test>", "our.test", "mail"),
-    ("alice@other.test", "other.test", "mail"),
-    ("alice@third.test", "third.test", "s2026"),
-    ("root@mail.elsewhere.test", "mail.elsewhere.test", "mail"),
-])
+@pytest.mark.parametrize(
+    ("author", "domain", "selector"),
+    [
+        ("alice@our.test", "our.test", "mail"),
+        ("Alice <alice@sub.our.test>", "our.test", "mail"),
+        ("alice@other.test", "other.test", "mail"),
+        ("alice@third.test", "third.test", "s2026"),
+        ("root@mail.elsewhere.test", "mail.elsewhere.test", "mail"),
+    ],
+)
 def test_it_signs_with_the_domain_in_from(container, next_hop, author, domain, selector):
     marker, message = compose(author)
     assert send(container, "alice@our.test", message) == "taken"
     assert verified(container, kept(container, marker)) == (domain, selector)
 
 
-@pytest.mark.parametrize("author", [
-    "mallory@far.test", "alice@our.test, mallory@far.test", "alice@our.test.far.test", "alice@notour.test", "nobody",
-    "alice@our.test\r\nFrom: mallory@far.test", "",
-])
+@pytest.mark.parametrize(
+    "author",
+    [
+        "mallory@far.test",
+        "alice@our.test, mallory@far.test",
+        "alice@our.test.far.test",
+        "alice@notour.test",
+        "nobody",
+        "alice@our.test\r\nFrom: mallory@far.test",
+        "",
+    ],
+)
 def test_it_refuses_what_it_cannot_align(container, next_hop, author):
     marker, message = compose(author)
     answer = send(container, "alice@our.test", message)
@@ -51,7 +62,9 @@ def test_large_and_odd_bodies_verify(container, next_hop):
 
 
 def test_a_refusal_of_the_next_hop_comes_back(container, next_hop):
-    assert send(container, "alice@our.test", compose("alice@our.test")[1], "refused@far.test") == "550 5.1.1 No such user"
+    assert (
+        send(container, "alice@our.test", compose("alice@our.test")[1], "refused@far.test") == "550 5.1.1 No such user"
+    )
 
 
 def test_without_the_next_hop_it_answers_try_again(host, container, next_hop):

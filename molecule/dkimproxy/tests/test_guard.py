@@ -109,7 +109,9 @@ def test_nobody_waits_in_the_place_of_the_signing_proxy(host, users):
     try:
         host.run_test(
             f"rm -f /tmp/impostor; systemd-run --unit=impostor-{uuid.uuid4().hex[:8]} --quiet --uid=mallory"
-            " --property=StandardOutput=truncate:/tmp/impostor python3 -c %s", WAIT_IN_ITS_PLACE)
+            " --property=StandardOutput=truncate:/tmp/impostor python3 -c %s",
+            WAIT_IN_ITS_PLACE,
+        )
         containers.wait_for(lambda: host.file("/tmp/impostor").contains("waiting"), what="the impostor waits")
         assert connects(host, "opensmtpd", 10027) == "TimeoutError"
         containers.wait_for(lambda: len(host.file("/tmp/impostor").content_string.splitlines()) == 2)

@@ -12,23 +12,34 @@ testinfra_hosts = ["docker://dkimproxy_upstream-debian12", "docker://dkimproxy_u
 CHECK = "runuser -u dkimproxy -- /usr/local/sbin/dkimproxy.out --check --conf_file=/etc/dkimproxy/dkimproxy_out.conf"
 
 
-@pytest.mark.parametrize(("author", "domain", "selector"), [
-    ("alice@our.test", "our.test", "mail"),
-    ("Alice <ALICE@Sub.Our.Test>", "our.test", "mail"),
-    ("alice@other.test", "other.test", "mail"),
-    ("alice@third.test", "third.test", "s2026"),
-    ("root@mail.elsewhere.test", "mail.elsewhere.test", "mail"),
-])
+@pytest.mark.parametrize(
+    ("author", "domain", "selector"),
+    [
+        ("alice@our.test", "our.test", "mail"),
+        ("Alice <ALICE@Sub.Our.Test>", "our.test", "mail"),
+        ("alice@other.test", "other.test", "mail"),
+        ("alice@third.test", "third.test", "s2026"),
+        ("root@mail.elsewhere.test", "mail.elsewhere.test", "mail"),
+    ],
+)
 def test_it_signs_with_the_domain_in_from(container, next_hop, author, domain, selector):
     marker, message = compose(author)
     assert send(container, "alice@our.test", message) == "taken"
     assert verified(container, kept(container, marker)) == (domain, selector)
 
 
-@pytest.mark.parametrize("author", [
-    "mallory@far.test", "alice@our.test.far.test", "alice@notour.test", "nobody", "",
-    "alice@our.test\r\nFrom: mallory@far.test", "mallory@far.test\r\nSender: mallory@far.test",
-])
+@pytest.mark.parametrize(
+    "author",
+    [
+        "mallory@far.test",
+        "alice@our.test.far.test",
+        "alice@notour.test",
+        "nobody",
+        "",
+        "alice@our.test\r\nFrom: mallory@far.test",
+        "mallory@far.test\r\nSender: mallory@far.test",
+    ],
+)
 def test_it_defers_what_it_has_no_key_for(container, next_hop, author):
     marker, message = compose(author)
     answer = send(container, "alice@our.test", message)
@@ -48,10 +59,14 @@ def test_a_from_with_a_tag_is_deferred(container, next_hop):
     assert kept(container, marker) is None
 
 
-@pytest.mark.parametrize("author", [
-    "mallory@far.test\r\nSender: alice@our.test", "alice@our.test, mallory@far.test",
-    "mallory@far.test\r\nFrom: alice@our.test",
-])
+@pytest.mark.parametrize(
+    "author",
+    [
+        "mallory@far.test\r\nSender: alice@our.test",
+        "alice@our.test, mallory@far.test",
+        "mallory@far.test\r\nFrom: alice@our.test",
+    ],
+)
 def test_it_can_be_told_to_sign_for_others(container, next_hop, author):
     """Where this fails, README is to be changed."""
     marker, message = compose(author)
@@ -67,7 +82,9 @@ def test_large_and_odd_bodies_verify(container, next_hop):
 
 
 def test_a_refusal_of_the_next_hop_comes_back(container, next_hop):
-    assert send(container, "alice@our.test", compose("alice@our.test")[1], "refused@far.test") == "550 5.1.1 No such user"
+    assert (
+        send(container, "alice@our.test", compose("alice@our.test")[1], "refused@far.test") == "550 5.1.1 No such user"
+    )
 
 
 def test_without_the_next_hop_it_answers_try_again(host, container, next_hop):
@@ -120,15 +137,18 @@ def test_it_is_ready_when_systemd_says_so_and_has_nothing_to_complain_of(host):
     assert len(said) == 2 and "starting!" in said[0] and said[1].startswith("Binding to TCP port 10027 "), said
 
 
-@pytest.mark.parametrize(("file", "edit", "said"), [
-    ("sender_map", "s/d=our.test/d=other.test/", "our.test: signed as other.test"),
-    ("sender_map", "s/rsa-sha256/rsa-sha255/", "unsupported algorithm rsa-sha255"),
-    ("sender_map", "s,keys/our.test.mail,keys/nothing,", "our.test: "),
-    ("sender_map", "/^[.] /d", "what comes from foreign domains is not refused"),
-    ("dkimproxy_out.conf", "/^sender_map/d", "Error: no keyfile specified"),
-    ("dkimproxy_out.conf", "s/^sender_map.*/sender_map nothing/", "nothing: file not found"),
-    ("dkimproxy_out.conf", "/^relay/d", "Error: relay host was not specified"),
-])
+@pytest.mark.parametrize(
+    ("file", "edit", "said"),
+    [
+        ("sender_map", "s/d=our.test/d=other.test/", "our.test: signed as other.test"),
+        ("sender_map", "s/rsa-sha256/rsa-sha255/", "unsupported algorithm rsa-sha255"),
+        ("sender_map", "s,keys/our.test.mail,keys/nothing,", "our.test: "),
+        ("sender_map", "/^[.] /d", "what comes from foreign domains is not refused"),
+        ("dkimproxy_out.conf", "/^sender_map/d", "Error: no keyfile specified"),
+        ("dkimproxy_out.conf", "s/^sender_map.*/sender_map nothing/", "nothing: file not found"),
+        ("dkimproxy_out.conf", "/^relay/d", "Error: relay host was not specified"),
+    ],
+)
 def test_a_wrong_configuration_is_seen(host, file, edit, said):
     file = f"/etc/dkimproxy/{file}"
     host.run_expect([0], CHECK)

@@ -41,7 +41,15 @@ def lmtp(container: str, message: bytes, *recipients: str, user: str = "vmail") 
     client's traceback when the socket cannot be reached.
     """
     answer = containers.docker(
-        "exec", "--interactive", "--user", user, container, "python3", "-c", _LMTP_CLIENT, json.dumps(recipients),
+        "exec",
+        "--interactive",
+        "--user",
+        user,
+        container,
+        "python3",
+        "-c",
+        _LMTP_CLIENT,
+        json.dumps(recipients),
         data=message,
     )
     return {name: (code, text) for name, (code, text) in json.loads(answer).items()}

@@ -99,8 +99,10 @@ def test_compressed_messages_are_read_as_before(host: Host, container: str, addr
         run_role(container)
     for message in (plain, packed):
         assert imap.wait_message(address, *CAROL, str(message["Message-ID"])).endswith(smtp.wire(message))
-    sizes = host.check_output("find /var/vmail/example.org/carol/Maildir/new /var/vmail/example.org/carol/Maildir/cur "
-                              "-type f -newer /root/begun -printf '%s %f\\n'")
+    sizes = host.check_output(
+        "find /var/vmail/example.org/carol/Maildir/new /var/vmail/example.org/carol/Maildir/cur "
+        "-type f -newer /root/begun -printf '%s %f\\n'"
+    )
     squeezed = [line for line in sizes.splitlines() if int(line.split()[0]) * 5 < int(re.search(r",S=(\d+)", line)[1])]
     assert len(squeezed) == 1, sizes
 

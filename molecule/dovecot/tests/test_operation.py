@@ -53,9 +53,14 @@ def test_changed_configuration_keeps_sessions(host: Host, container: str, addres
 
 def test_renewed_certificate_is_taken_in(host: Host, container: str, address: str) -> None:
     def renew() -> str:
-        host.check_output("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -subj /CN=own "
-                          "-keyout /etc/ssl/private/own.key -out /etc/ssl/own.pem")
-        files = {"mail_tls_certificate_file": "/etc/ssl/own.pem", "mail_tls_private_key_file": "/etc/ssl/private/own.key"}
+        host.check_output(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -subj /CN=own "
+            "-keyout /etc/ssl/private/own.key -out /etc/ssl/own.pem"
+        )
+        files = {
+            "mail_tls_certificate_file": "/etc/ssl/own.pem",
+            "mail_tls_private_key_file": "/etc/ssl/private/own.key",
+        }
         run_role(container, variables={"mail_tls_mode": "files", **files})
         return str(host.file("/etc/ssl/own.pem").content_string)
 
@@ -122,8 +127,10 @@ def test_changed_password_takes_effect_without_a_reload(host: Host, address: str
     assert accepted(address, *CAROL)
     try:
         changed = host.check_output("openssl passwd -6 second")
-        host.check_output(f"cp -p {passwd} {passwd}.new && sed 's|^{CAROL[0]}:[^:]*:|{CAROL[0]}:{changed}:|' {passwd} "
-                          f"> {passwd}.new && mv {passwd}.new {passwd}")
+        host.check_output(
+            f"cp -p {passwd} {passwd}.new && sed 's|^{CAROL[0]}:[^:]*:|{CAROL[0]}:{changed}:|' {passwd} "
+            f"> {passwd}.new && mv {passwd}.new {passwd}"
+        )
         # Dovecot looks once a second.
         wait_for(lambda: accepted(address, CAROL[0], "second"), what="the new password")
         assert not accepted(address, *CAROL)
@@ -148,8 +155,10 @@ def test_wrong_logins_are_refused(address: str) -> None:
 
 
 def test_journal_has_no_errors_of_ours(host: Host) -> None:
-    lines = host.check_output("journalctl --no-pager --output=cat --identifier=dovecot --identifier=sievec "
-                              "--identifier=full-mailboxes --identifier=learn-moved")
+    lines = host.check_output(
+        "journalctl --no-pager --output=cat --identifier=dovecot --identifier=sievec "
+        "--identifier=full-mailboxes --identifier=learn-moved"
+    )
     assert "stored mail into mailbox" in lines
     assert not [line for line in lines.splitlines() if re.search(r"\b(Error|Fatal|Panic)\b", line)]
     failed = host.check_output("systemctl --failed --plain --no-legend")

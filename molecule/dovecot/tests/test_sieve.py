@@ -108,8 +108,11 @@ def test_administrators_script_runs_as_long_as_there_is_no_own(
 def test_administrators_script_is_checked_first(host: Host, container: str) -> None:
     path = "/etc/dovecot/sieve/accounts/erin@example.org.sieve"
     before = host.check_output(f"sha256sum {path}")
-    bad = {"mail_accounts": [{"address": ERIN[0], "password": ERIN[1], "sieve": "fileinto Junk\n"}],
-           "mail_aliases": {}, "mail_admin_address": ERIN[0]}
+    bad = {
+        "mail_accounts": [{"address": ERIN[0], "password": ERIN[1], "sieve": "fileinto Junk\n"}],
+        "mail_aliases": {},
+        "mail_admin_address": ERIN[0],
+    }
     done = run_role(container, variables=bad, fails=True)
     assert re.search(r"erin@example\.org: line \d: error", done.output), done.output
     assert host.check_output(f"sha256sum {path}") == before
@@ -118,8 +121,11 @@ def test_administrators_script_is_checked_first(host: Host, container: str) -> N
 
 def test_administrators_script_goes_with_its_account(host: Host, container: str) -> None:
     path = "/etc/dovecot/sieve/accounts/erin@example.org.sieve"
-    without = {"mail_accounts": [{"address": ERIN[0], "password": ERIN[1]}], "mail_aliases": {},
-               "mail_admin_address": ERIN[0]}
+    without = {
+        "mail_accounts": [{"address": ERIN[0], "password": ERIN[1]}],
+        "mail_aliases": {},
+        "mail_admin_address": ERIN[0],
+    }
     try:
         done = run_role(container, "--diff", variables=without)
         assert '-if header :is "X-Topic" "news"' in done.output

@@ -107,9 +107,20 @@ def test_mail_of_the_host_goes_to_the_signing_proxy_too(container):
     assert "dispatcher: SIGN\n" in containers.run(container, "smtpctl", "show", "envelope", line.split("|")[0])
 
 
-@pytest.mark.parametrize("recipient", ["alice@our.test", "Alice@OUR.test", "alice+tag@our.test", "info@our.test",
-                                       "postmaster@our.test", "abuse@our.test", "root@mail.our.test", "away@our.test",
-                                       "postmaster"])
+@pytest.mark.parametrize(
+    "recipient",
+    [
+        "alice@our.test",
+        "Alice@OUR.test",
+        "alice+tag@our.test",
+        "info@our.test",
+        "postmaster@our.test",
+        "abuse@our.test",
+        "root@mail.our.test",
+        "away@our.test",
+        "postmaster",
+    ],
+)
 def test_known_recipients_are_taken_at_25(address, recipient):
     with smtplib.SMTP(address, 25, timeout=60) as session:
         session.ehlo()
@@ -117,11 +128,22 @@ def test_known_recipients_are_taken_at_25(address, recipient):
         assert session.rcpt(recipient)[0] == 250
 
 
-@pytest.mark.parametrize("recipient", [
-    "nobody@our.test", "nobody@mail.our.test", "carol@far.test", "carol%far.test@our.test", "carol@far.test@our.test",
-    '"carol@far.test"', '"carol@far.test"@our.test', "far.test!carol@our.test", "@our.test:carol@far.test",
-    "vmail@our.test", "vmail",
-])
+@pytest.mark.parametrize(
+    "recipient",
+    [
+        "nobody@our.test",
+        "nobody@mail.our.test",
+        "carol@far.test",
+        "carol%far.test@our.test",
+        "carol@far.test@our.test",
+        '"carol@far.test"',
+        '"carol@far.test"@our.test',
+        "far.test!carol@our.test",
+        "@our.test:carol@far.test",
+        "vmail@our.test",
+        "vmail",
+    ],
+)
 def test_unknown_and_foreign_recipients_are_refused_at_25(address, recipient):
     with smtplib.SMTP(address, 25, timeout=60) as session:
         session.ehlo()
@@ -156,8 +178,7 @@ def test_without_a_relay_signed_mail_goes_to_the_mx(container):
     marker = uuid.uuid4().hex
     text = f"From: alice@our.test\\nSubject: {marker}\\n\\n."
     program = (
-        "import smtplib; smtplib.SMTP('127.0.0.1', 10028)"
-        f".sendmail('alice@our.test', 'friend@direct.test', '{text}')"
+        f"import smtplib; smtplib.SMTP('127.0.0.1', 10028).sendmail('alice@our.test', 'friend@direct.test', '{text}')"
     )
     containers.run(container, "python3", "-c", program, user="dkimproxy")
     kept = provider.wait_kept(MX, marker)
@@ -282,7 +303,7 @@ def test_a_removed_account_is_refused_without_a_restart(host, address, credentia
 
 def test_ten_thousand_accounts(host, address, credentials):
     """They are taken in while it runs and at its start, and the last one may log in."""
-    more = "awk '/^bob@/ { for (n = 0; n < 10000; n++) print \"user\" n \"@our.test\", $2 }' /root/credentials"
+    more = 'awk \'/^bob@/ { for (n = 0; n < 10000; n++) print "user" n "@our.test", $2 }\' /root/credentials'
     host.run_test(f"{more} >>{CREDENTIALS}")
     last = ("user9999@our.test", "bobs-password")
     with pytest.raises(smtplib.SMTPAuthenticationError):

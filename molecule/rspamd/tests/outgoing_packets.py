@@ -22,10 +22,10 @@ def look(packet: bytes) -> None:
     """Note an outgoing IPv4 packet (RFC 791) and the question in it (RFC 1035 section 4.1.2)."""
     size = (packet[0] & 15) * 4
     peers.add(socket.inet_ntoa(packet[16:20]))
-    if packet[9] == socket.IPPROTO_UDP and struct.unpack("!H", packet[size + 2:size + 4])[0] == 53:
+    if packet[9] == socket.IPPROTO_UDP and struct.unpack("!H", packet[size + 2 : size + 4])[0] == 53:
         labels, at = [], size + 8 + 12
         while packet[at]:
-            labels.append(packet[at + 1:at + 1 + packet[at]].decode())
+            labels.append(packet[at + 1 : at + 1 + packet[at]].decode())
             at += 1 + packet[at]
         names.add(".".join(labels).lower())
 

@@ -120,9 +120,14 @@ def test_our_own_mail_comes_from_where_spf_says(host: Any) -> None:
 
 
 @pytest.mark.usefixtures("key")
-@pytest.mark.parametrize(("policy", "action"), [
-    ("reject", "reject"), ("quarantine", "add header"), ("none", "no action"),
-])
+@pytest.mark.parametrize(
+    ("policy", "action"),
+    [
+        ("reject", "reject"),
+        ("quarantine", "add header"),
+        ("none", "no action"),
+    ],
+)
 def test_dmarc_policies_are_honoured(host: Any, policy: str, action: str) -> None:
     answer = scan(host, message(sender=f"ceo@says-{policy}.test"))
     assert answer["action"] == action
@@ -132,11 +137,14 @@ def test_dmarc_policies_are_honoured(host: Any, policy: str, action: str) -> Non
         assert "dmarc=fail" in results(answer) or policy == "none"
 
 
-@pytest.mark.parametrize(("forwarder", "found", "action"), [
-    ("trusted.test", "dmarc=pass header.from=says-reject.test", "no action"),
-    ("trusted.test", "dmarc=fail header.from=says-reject.test", "reject"),
-    ("forwarder.test", "dmarc=pass header.from=says-reject.test", "reject"),
-])
+@pytest.mark.parametrize(
+    ("forwarder", "found", "action"),
+    [
+        ("trusted.test", "dmarc=pass header.from=says-reject.test", "no action"),
+        ("trusted.test", "dmarc=fail header.from=says-reject.test", "reject"),
+        ("forwarder.test", "dmarc=pass header.from=says-reject.test", "reject"),
+    ],
+)
 def test_seals_of_trusted_forwarders_excuse(host: Any, key: bytes, forwarder: str, found: str, action: str) -> None:
     text = sealed(message(sender="ceo@says-reject.test"), forwarder, found, key)
     answer = scan(host, text)
@@ -155,12 +163,15 @@ def test_seals_of_trusted_forwarders_end_with_the_next(host: Any, key: bytes) ->
     assert answer["action"] == "reject"
 
 
-@pytest.mark.parametrize("text", [
-    "no header\nAuthentication-Results: mail.our.test; dkim=pass\n\nbody\n",
-    "Authentication-Results: mail.our.test; dkim=pass",
-    "From: a@world.test\n \nAuthentication-Results: mail.our.test; dkim=pass\n\nbody\n",
-    "From: a@world.test\nAUTHENTICATION-RESULTS \t: mail.our.test; dkim=pass\n\nbody\n",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no header\nAuthentication-Results: mail.our.test; dkim=pass\n\nbody\n",
+        "Authentication-Results: mail.our.test; dkim=pass",
+        "From: a@world.test\n \nAuthentication-Results: mail.our.test; dkim=pass\n\nbody\n",
+        "From: a@world.test\nAUTHENTICATION-RESULTS \t: mail.our.test; dkim=pass\n\nbody\n",
+    ],
+)
 def test_forged_results_are_removed_from_broken_messages_too(host: Any, text: str) -> None:
     lines = [line for line in text.splitlines() if line.lower().startswith("authentication-results")]
     assert lines[0].partition(":")[0] in scan(host, text)["milter"]["remove_headers"]

@@ -26,16 +26,19 @@ def fixture_filter_path(host: Any) -> str:
     return "/opt/usr/libexec/opensmtpd/filter-rspamd"
 
 
-def filtered(host: Any, path: str, text: str, client: tuple[str, str] = PEER,
-             sender: str = "bob@world.test") -> tuple[str, Message]:
+def filtered(
+    host: Any, path: str, text: str, client: tuple[str, str] = PEER, sender: str = "bob@world.test"
+) -> tuple[str, Message]:
     """What the filter tells OpenSMTPD to answer, and the message that it hands back."""
     answer = json.loads(on_host(host, "smtp_session_to_filter.py", path, *client, sender, text))
     return answer["result"], email.message_from_string(answer["message"])
 
 
-def let_in(host: Any, path: str, text: str, client: tuple[str, str],
-           sender: str = "bob@world.test") -> tuple[str, Message]:
+def let_in(
+    host: Any, path: str, text: str, client: tuple[str, str], sender: str = "bob@world.test"
+) -> tuple[str, Message]:
     """What becomes of a deferred message whose sender comes again."""
+
     def taken() -> tuple[str, Message] | None:
         answer = filtered(host, path, text, client, sender)
         return None if answer[0].startswith("reject|451 ") else answer
@@ -166,11 +169,14 @@ def test_history_is_kept_and_bounded(host: Any) -> None:
 def test_journal_has_no_errors(host: Any) -> None:
     journal = host.check_output("journalctl -b --no-pager -o cat -u rspamd -u redis-server@rspamd")
     bad = [
-        line for line in journal.splitlines()
+        line
+        for line in journal.splitlines()
         if re.search(r"\b(error|failed|invalid|denied|unknown)\b", line, re.IGNORECASE)
         and not re.search(
             # the test bed's cgroups, the words of symbols, Redis' advice on memory
-            r"compat systemd cgroup|rspamd_task_write_log|overcommit", line)
+            r"compat systemd cgroup|rspamd_task_write_log|overcommit",
+            line,
+        )
     ]
     assert bad == []
 

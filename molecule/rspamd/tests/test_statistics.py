@@ -63,7 +63,9 @@ def test_who_has_the_sockets_group_teaches_and_a_twin_is_judged(host: Any) -> No
     before = bayes(host, text("spam", run), "alice@our.test")
     for _number in range(5):
         teach(host, "ham", text("spam", run))
-    containers.wait_for(lambda: bayes(host, text("spam", run), "alice@our.test") < before, what="it is judged otherwise")
+    containers.wait_for(
+        lambda: bayes(host, text("spam", run), "alice@our.test") < before, what="it is judged otherwise"
+    )
 
 
 def test_what_was_learned_wrongly_is_unlearned(host: Any) -> None:
