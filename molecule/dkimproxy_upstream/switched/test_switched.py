@@ -15,7 +15,6 @@ FILES = {
     "embedded": ["/usr/local/lib/selfhosted-mail/dkimproxy/command.py"],
     "upstream": [
         "/etc/dkimproxy/sender_map",
-        "/etc/systemd/system/dkimproxy.service.d/upstream.conf",
         "/usr/local/lib/selfhosted-mail/dkimproxy-1.4.1/SelfhostedMail.pm",
         "/usr/local/lib/selfhosted-mail/dkimproxy-1.4.1/scripts/dkimproxy.out",
         "/usr/local/lib/selfhosted-mail/dkimproxy-1.4.1/lib/MSDW/SMTP/Client.pm",
