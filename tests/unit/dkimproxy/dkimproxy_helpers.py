@@ -19,9 +19,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from dkimproxy import config as config_module
 from dkimproxy.connection import Timeouts
-from dkimproxy.session import Session, Setup
+from dkimproxy.policy import Setup
+from dkimproxy.session import Session
 
-FILES = Path(__file__).resolve().parents[3] / "roles" / "dkimproxy" / "files"
+FILES = Path(__file__).resolve().parents[3] / "roles/dkimproxy/files/usr/local/lib/selfhosted-mail"
 HEADER = (
     b"From: Alice <alice@example.org>\r\nTo: bob@example.net\r\nSubject: Greetings\r\n"
     b"Date: Mon, 1 Jan 2024 00:00:00 +0000\r\nMessage-ID: <1@example.org>\r\n"

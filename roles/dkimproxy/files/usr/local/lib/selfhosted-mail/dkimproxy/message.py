@@ -8,8 +8,8 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 
-from .canonical import BodyHash
 from .errors import Deferred, Refused, Rejected
+from .signature import BodyHash
 
 HEADER_LIMIT = 1 << 20
 BLOCK = 1 << 16

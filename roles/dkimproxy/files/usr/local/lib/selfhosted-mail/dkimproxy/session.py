@@ -6,23 +6,19 @@ it, so what is refused here never began there, and the client's 250 is the next 
 """
 
 import asyncio
-import contextlib
 import re
 import socket
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
-from .address import Address, AddressError, parse_address, parse_authors
-from .config import Config
+from .address import Address, AddressError, parse_address
 from .connection import Client, ClientGone, LineTooLong, NextHop, NextHopLost, Reply, Timeouts
-from .errors import ConfigError, Deferred, Refused, Rejected
-from .log import log
+from .errors import Refused, Rejected
 from .message import DataReader, Message
-from .policy import Rights, check_authors
+from .policy import Setup
 from .signature import Signer
-from .signers import Signers
+from .systemd import log
 
 # What works through the proxy. CHUNKING, BURL, STARTTLS, AUTH and the rest would go past the signature.
 EXTENSIONS = frozenset((b"8BITMIME", b"SIZE", b"DSN", b"SMTPUTF8", b"ENHANCEDSTATUSCODES", b"PIPELINING"))
@@ -33,83 +29,6 @@ _PATH = re.compile(rb"(?i:MAIL FROM|RCPT TO): ?<([^<>]*|\"(?:[^\"\\]|\\.)*\"@[^<
 _QUEUE_ID = re.compile(rb"(?:queued as |\bid=)([A-Za-z0-9.-]+)|(?:^|\s)([0-9a-f]{8}|[0-9A-F]{8,16})(?:\s|$)")
 # Room for the fields that are added: the next hop's SIZE limit (RFC 1870) counts them too.
 _GROWTH = 8192
-
-
-@dataclass
-class Setup:
-    """What a session works with; a reload puts a new one in `Session.setup`'s place for the next message."""
-
-    config: Config
-    signers: Signers
-    rights: Rights | None
-
-    @classmethod
-    def load(cls, config: Config) -> "Setup":
-        """Load keys and rights. Raises ConfigError."""
-        signers = Signers(config)
-        try:
-            rights = Rights(config.senders) if config.senders else None
-        except ConfigError as error:
-            place = config.place("senders")
-            raise ConfigError("\n".join(f"{place}: {line}" for line in str(error).splitlines())) from None
-        return cls(config, signers, rights)
-
-    def warnings(self) -> list[str]:
-        """What works, but perhaps not as it was meant."""
-        found = list(self.config.warnings)
-        with contextlib.suppress(ValueError):
-            if not self.signers.covers(Address("postmaster", self.config.hostname)):
-                host = self.config.hostname
-                found.append(f"no signature is for {host}: bounces and the host's own mail will be refused")
-        return found
-
-    def policy_rights(self) -> Rights | None:
-        return self.rights if self.config.from_policy == "account" else None
-
-    def sign(self, message: Message, sender: Address | None) -> tuple[list[Signer], list[bytes]]:
-        """Check who writes and sign. Returns the signers and their fields; raises Rejected."""
-        try:
-            authors = self._authors(message, sender)
-            check_authors(authors, sender, self.policy_rights(), self.config.hostname)
-            signers = self.signers.choose(authors[0], self._list_id(message))
-        except ValueError as error:
-            log("err", str(error))
-            raise Deferred("key", "The signing key cannot be used at the moment") from None
-        message.complete(self.config.hostname)
-        fields = [signer.sign(message.fields, message.body_hash(signer.relaxed[1])) for signer in signers]
-        return signers, fields
-
-    def _authors(self, message: Message, sender: Address | None) -> list[Address]:
-        """Who From says has written, or `sender` in their place where the configuration wants it so."""
-        values = message.values("from")
-        stand_in = sender if self.config.foreign_from == "rewrite" and sender and self._may_write(sender) else None
-        if len(values) != 1:
-            if stand_in and not values and message.values("sender"):
-                message.replace_author(str(stand_in))
-                return [stand_in]
-            what = "no From line" if not values else "several From lines"
-            raise Refused("from-count", f"The message has {what}; it must have one (RFC 5322).", "5.7.1", 550)
-        try:
-            authors = parse_authors(values[0])
-        except AddressError as error:
-            raise Refused("from-syntax", f"The From line cannot be read: {error}.", "5.6.0", 550) from None
-        if stand_in and not any(map(self.signers.covers, authors)):
-            message.replace_author(str(stand_in))
-            return [stand_in]
-        return authors
-
-    def _may_write(self, sender: Address) -> bool:
-        """Whether the envelope sender may stand in From itself."""
-        try:
-            check_authors([sender], sender, self.policy_rights(), self.config.hostname)
-        except Refused:
-            return False
-        return self.signers.covers(sender)
-
-    def _list_id(self, message: Message) -> str | None:
-        values = message.values("list-id") if self.config.listid_map else []
-        match = re.search(rb"<([^<>\s]+)>", values[0]) if values else None
-        return (match[1] if match else values[0].strip()).decode("ascii", "replace").lower() if values else None
 
 
 class Session:

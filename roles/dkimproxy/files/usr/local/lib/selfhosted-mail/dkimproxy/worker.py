@@ -12,9 +12,9 @@ from collections.abc import Callable
 from .config import Config
 from .connection import Timeouts
 from .errors import ConfigError
-from .log import log
-from .policy import Rights, file_version
-from .session import Session, Setup
+from .policy import Rights, Setup, file_version
+from .session import Session
+from .systemd import log
 
 # How long sessions with a message under way may go on after SIGTERM, in seconds.
 GRACE = 15
@@ -27,14 +27,14 @@ class Worker:
     def __init__(
         self, listener: socket.socket, parent: socket.socket, setup: Setup, load_config: Callable[[], Config]
     ) -> None:
-        self._listener, self._parent, self._setup, self._load_config = (listener, parent, setup, load_config)
+        self._listener, self._parent, self._setup, self._load_config = listener, parent, setup, load_config
         self._timeouts = Timeouts()
-        self._sessions: set[Session] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._sessions: dict[asyncio.Task[None], Session] = {}
         self._rights_checked = 0.0
         self._bad_rights: tuple[int, int, int] | None = None
 
     async def run(self) -> None:
+        """Serve until SIGTERM or until the master is gone."""
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._loop.add_signal_handler(signal.SIGTERM, self._stop.set)
@@ -56,18 +56,18 @@ class Worker:
     def current_setup(self) -> Setup:
         """The setup for the next message; `senders` is read again when the file has changed."""
         setup = self._setup
-        path = setup.config.senders
-        if path and setup.rights and time.monotonic() - self._rights_checked > 0.2:
-            self._rights_checked = time.monotonic()
-            try:
-                version = file_version(os.stat(path))
-                if version not in (setup.rights.version, self._bad_rights):
-                    self._bad_rights = version
-                    self._setup = setup = Setup(setup.config, setup.signers, Rights(path))
-                    log("info", f"read {path} again")
-            except (ConfigError, OSError) as error:
-                log("err", f"{error}\nthe rights read before stay in force")
-        return setup
+        if not setup.rights or time.monotonic() - self._rights_checked < 0.2:
+            return setup
+        self._rights_checked = time.monotonic()
+        try:
+            version = file_version(os.stat(setup.rights.path))
+            if version not in (setup.rights.version, self._bad_rights):
+                self._bad_rights = version
+                self._setup = Setup(setup.config, setup.signers, Rights(setup.rights.path))
+                log("info", f"read {setup.rights.path} again")
+        except (ConfigError, OSError) as error:
+            log("err", f"{error}\nthe rights read before stay in force")
+        return self._setup
 
     def _accept(self) -> None:
         # One at a time: a busy worker leaves the next connection to the others.
@@ -80,27 +80,20 @@ class Worker:
             self._loop.remove_reader(self._listener)
             self._loop.call_later(1, self._accept_again)
             return
-        task = self._loop.create_task(self._serve(connection))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        session = Session(self.current_setup, self._timeouts, connection)
+        task = self._loop.create_task(session.run())
+        self._sessions[task] = session
+        task.add_done_callback(self._sessions.pop)
 
     def _accept_again(self) -> None:
         if not self._stop.is_set():
             self._loop.add_reader(self._listener, self._accept)
 
-    async def _serve(self, connection: socket.socket) -> None:
-        session = Session(self.current_setup, self._timeouts, connection)
-        self._sessions.add(session)
-        try:
-            await session.run()
-        finally:
-            self._sessions.discard(session)
-
     async def _drain(self) -> None:
-        for session in self._sessions:
+        for session in self._sessions.values():
             session.drain()
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=GRACE)
+        if self._sessions:
+            _, late = await asyncio.wait(self._sessions, timeout=GRACE)
             for task in late:
                 task.cancel()
             if late:
@@ -121,8 +114,3 @@ class Worker:
         while True:
             self._tell(b"beat")
             await asyncio.sleep(HEARTBEAT)
-
-
-def run_worker(listener: socket.socket, parent: socket.socket, setup: Setup, load_config: Callable[[], Config]) -> None:
-    """Serve until SIGTERM or until the master is gone."""
-    asyncio.run(Worker(listener, parent, setup, load_config).run())

@@ -21,14 +21,13 @@ DKIMproxy's keys
                       then without +tag, its domain, the parents, `.`
   listid_map          the same, looked up by the List-Id field first; where that is the whole of a key, the domain
                       is what follows the list's own label
-  user, group         who to become when started as root, names or numbers
-  pidfile, daemonize  the latter 0 or 1; pid_file, setsid and background are the same
-  min_servers, max_servers, min_spare_servers, max_spare_servers, max_requests, spare_servers,
-  check_for_waiting, check_for_dead, check_for_dequeue, max_dequeue, reject_error
-                      taken and checked, without effect: there is one process for each core, and what cannot be
-                      signed never goes on
-  debugtrace, log_level, log_file, syslog_facility, syslog_ident, syslog_logsock, lock_file, serialize
-                      taken, without effect: the log goes to standard error, or to syslog with `daemonize 1`
+  user, group, pidfile, pid_file, daemonize, setsid, background, debugtrace, log_level, log_file,
+  syslog_facility, syslog_ident, syslog_logsock
+                      taken, without effect: systemd's unit says who the daemon is, and keeps its log
+  min_servers, max_servers, min_spare_servers, max_spare_servers, spare_servers, max_requests,
+  check_for_waiting, check_for_dead, check_for_dequeue, max_dequeue, lock_file, serialize, reject_error
+                      taken, without effect: there is one process for each core, and what cannot be signed never
+                      goes on
   conf_file           command line only
 
 Keys of this signer
@@ -42,7 +41,7 @@ Keys of this signer
                       itself may be used, and Reply-To keeps the From there was
   legacy              `error` (default) or `ignore`: skip DomainKeys signatures, sign rsa-sha256 for rsa-sha1
   workers             number of processes (default: one for each core)
-  spool_dir           where large messages wait on disk (default: $CACHE_DIRECTORY, $STATE_DIRECTORY, /var/tmp)
+  spool_dir           where large messages wait on disk (default: $CACHE_DIRECTORY, /var/tmp)
   spool_memory        bytes of a message's body kept in memory before it goes to disk (default 262144)
 """
 
@@ -88,10 +87,6 @@ class Config:
     from_policy: str
     foreign_from: str
     hostname: str
-    user: str | None
-    group: str | None
-    pidfile: str | None
-    daemonize: bool
     workers: int
     spool_dir: str
     spool_memory: int
@@ -124,12 +119,6 @@ def _number(text: str, least: int = 0) -> int:
     return int(text)
 
 
-def _flag(text: str) -> bool:
-    if text.lower() not in ("0", "1", "yes", "no", "true", "false", "on", "off"):
-        raise ValueError("must be 0 or 1")
-    return text.lower() in ("1", "yes", "true", "on")
-
-
 def _one_of(*words: str) -> Callable[[str], str]:
     def check(text: str) -> str:
         if text not in words:
@@ -158,14 +147,13 @@ def _method(text: str) -> tuple[bool, bool]:
 
 
 _WITHOUT_EFFECT = (
-    "min_servers", "max_servers", "min_spare_servers", "max_spare_servers", "spare_servers",
-    "max_requests", "check_for_waiting", "check_for_dead", "check_for_dequeue", "max_dequeue",
+    "user", "group", "pidfile", "pid_file", "daemonize", "setsid", "background", "debugtrace", "log_level", "log_file",
+    "syslog_facility", "syslog_ident", "syslog_logsock", "min_servers", "max_servers", "min_spare_servers",
+    "max_spare_servers", "spare_servers", "max_requests", "check_for_waiting", "check_for_dead", "check_for_dequeue",
+    "max_dequeue", "lock_file", "serialize", "reject_error", "domainkeys_method",
 )  # fmt: skip
-_LOGGING = (
-    "debugtrace", "log_level", "log_file", "syslog_facility", "syslog_ident", "syslog_logsock", "lock_file",
-    "serialize",
-)  # fmt: skip
-_SAME = {"pid_file": "pidfile", "setsid": "daemonize", "background": "daemonize"}
+# Command line options without a value.
+_BARE = ("check", "help", "keys", "version", "daemonize", "setsid", "background", "reject_error")
 # Options that DKIMproxy has from its library, which decide who may connect: passing over them would open a door.
 _INSTEAD = {
     **dict.fromkeys(("host", "port", "proto", "ipv"), "write listen ADDRESS:PORT"),
@@ -185,17 +173,9 @@ _KEYS: dict[str, Callable[[str], Any]] = {
     "selector": _selector,
     "method": str,
     "dkim_method": str,
-    "domainkeys_method": str,
     "identity": str,
     "sender_map": str,
     "listid_map": str,
-    "reject_error": _flag,
-    "user": str,
-    "group": str,
-    "pidfile": str,
-    "daemonize": _flag,
-    **dict.fromkeys(_WITHOUT_EFFECT, _number),
-    **dict.fromkeys(_LOGGING, str),
     "hostname": domain_name,
     "senders": str,
     "from_policy": _one_of("account", "domain"),
@@ -221,14 +201,14 @@ class _Reader:
 
     def option(self, where: str, key: str, text: str | None) -> None:
         key = key.replace("-", "_")
-        key = _SAME.get(key, key)
+        if key in _WITHOUT_EFFECT:
+            return None
         if key in _INSTEAD:
             return self.mistakes.append(f"{where}: '{key}' is no option of this signer: {_INSTEAD[key]}")
         if key not in _KEYS:
             return self.mistakes.append(f"{where}: unknown key '{key}'")
-        if text is None and _KEYS[key] is not _flag:
+        if text is None:
             return self.mistakes.append(f"{where}: {key} has no value")
-        text = "1" if text is None else text
         if key == "signature":
             return self.signatures.append(_Entry(where, text))
         if key in self.places and key != "domain":
@@ -382,8 +362,7 @@ def read_arguments(arguments: list[str]) -> tuple[dict[str, list[str | None]], l
             continue
         key, equals, value = word[2:].partition("=")
         key = key.replace("-", "_")
-        bare = key in ("check", "help", "keys", "version") or _KEYS.get(_SAME.get(key, key)) is _flag
-        if not equals and not bare and rest:
+        if not equals and key not in _BARE and rest:
             value, equals = rest.pop(0), "="
         options.setdefault(key, []).append(value if equals else None)
     return options, words
@@ -393,7 +372,7 @@ def load(options: dict[str, list[str | None]], words: list[str]) -> Config:
     """Read file and command line into a Config. Raises ConfigError with every mistake found."""
     reader, command_line = _Reader(), _Reader()
     for key, values in options.items():
-        for value in values if key != "conf_file" else ():
+        for value in values if key not in ("conf_file", "check", "keys") else ():
             command_line.option("command line", key, value)
     if len(words) not in (0, 2):
         raise ConfigError("command line: give LISTEN and RELAY, both or neither")
@@ -406,16 +385,6 @@ def load(options: dict[str, list[str | None]], words: list[str]) -> Config:
     reader.mistakes += command_line.mistakes
     reader.signatures = command_line.signatures or reader.signatures
     return _finish(reader)
-
-
-def syntax_mistakes(path: str, legacy: str = "error") -> list[str]:
-    """What is wrong in the lines of a file that is not on its host yet: keys and maps are not looked for."""
-    reader = _Reader()
-    reader.file(path)
-    if legacy == "ignore":
-        reader.values["legacy"] = legacy
-    reader.templates(reader.signatures)
-    return reader.mistakes
 
 
 def _finish(reader: _Reader) -> Config:
@@ -433,8 +402,7 @@ def _finish(reader: _Reader) -> Config:
     if get("from_policy") == "account" and not get("senders"):
         where = reader.places["from_policy"]
         mistakes.append(f"{where}: from_policy account needs 'senders', the file that says who may write as whom")
-    spool_dir = get("spool_dir") or os.environ.get("CACHE_DIRECTORY") or os.environ.get("STATE_DIRECTORY")
-    spool_dir = spool_dir.partition(":")[0] if spool_dir else "/var/tmp"
+    spool_dir = get("spool_dir") or os.environ.get("CACHE_DIRECTORY") or "/var/tmp"
     if not os.path.isdir(spool_dir):
         where = f"{reader.places['spool_dir']}: " if "spool_dir" in reader.places else ""
         mistakes.append(f"{where}spool_dir {spool_dir}: no such directory")
@@ -454,10 +422,6 @@ def _finish(reader: _Reader) -> Config:
         from_policy=get("from_policy") or ("account" if get("senders") else "domain"),
         foreign_from=get("foreign_from") or "refuse",
         hostname=hostname,
-        user=get("user"),
-        group=get("group"),
-        pidfile=get("pidfile"),
-        daemonize=get("daemonize", False),
         workers=get("workers") or len(os.sched_getaffinity(0)),
         spool_dir=spool_dir,
         spool_memory=get("spool_memory", 262144),
