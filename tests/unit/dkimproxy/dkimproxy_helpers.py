@@ -342,6 +342,18 @@ def launch(*arguments: str) -> list[str]:
     return [sys.executable, "-B", "-c", code, *arguments]
 
 
+def ran(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """dkimproxy.out with these arguments, which end it by itself."""
+    return subprocess.run(launch(*arguments), capture_output=True, text=True, timeout=60, check=False)
+
+
+class Forget(list[bytes]):
+    """Lines or messages, of which the next hop keeps none."""
+
+    def append(self, _: bytes) -> None:
+        pass
+
+
 def wait_until(condition, seconds: float = 60, state=lambda: "") -> None:
     """Return as soon as `condition()` is true; fail after so many seconds, with `state()`."""
     until = time.monotonic() + seconds

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from dkimproxy_helpers import HEADER, MESSAGE, Client, Daemon, deliver, wait_until
+from dkimproxy_helpers import HEADER, MESSAGE, Client, Daemon, Forget, deliver, wait_until
 
 
 def test_every_message_before_between_and_after_reloads_is_acknowledged_and_signed_once(keys, next_hop, tmp_path):
@@ -85,13 +85,6 @@ def test_large_messages_at_once(keys, next_hop, tmp_path, count):
         wait_until(lambda: not [name for name in open_files(daemon) if f"{tmp_path}/#" in name])
         for client in clients:
             client.__exit__()
-
-
-class Forget(list):
-    """The lines of a message, of which the next hop keeps none."""
-
-    def append(self, _):
-        pass
 
 
 def processes(daemon) -> list[int]:
