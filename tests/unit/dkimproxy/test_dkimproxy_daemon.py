@@ -4,11 +4,12 @@
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 
 import pytest
-from dkimproxy_helpers import HEADER, MESSAGE, Client, Daemon, Forget, deliver, ran, wait_until
+from dkimproxy_helpers import HEADER, MESSAGE, Client, Daemon, Forget, deliver, launch, ran, wait_until
 
 
 @pytest.fixture
@@ -211,3 +212,15 @@ def test_a_port_that_somebody_has_is_named(tmp_path, keys, next_hop):
     done = ran(f"--conf_file={path}")
     assert done.returncode == 78 and "Traceback" not in done.stderr
     assert f"{path}:1: listen 127.0.0.1:{next_hop.port}: Address already in use" in done.stderr
+
+
+def test_a_lack_of_processes_or_sockets_ends_it_with_a_line(tmp_path, keys):
+    path = tmp_path / "dkimproxy_out.conf"
+    path.write_text(
+        "listen 127.0.0.1:0\nrelay 127.0.0.1:2\ndomain example.org\nhostname mail.example.org\nselector s\n"
+        f"keyfile {keys.path('rsa')}\n"
+    )
+    # Standard streams, the listener, and one to read files with: no pair for a worker.
+    few = ["prlimit", "--nofile=5", *launch(f"--conf_file={path}")]
+    done = subprocess.run(few, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (71, 1) and "Too many open files" in done.stderr

@@ -18,7 +18,7 @@ dkimproxy.out --keys ...    print domain, selector and key file of every signatu
 
 
 def main(arguments: list[str]) -> int:
-    """Run with these arguments; returns the exit status, EX_OK or EX_CONFIG of sysexits.h."""
+    """Run with these arguments; returns the exit status: EX_OK, EX_CONFIG or EX_OSERR of sysexits.h."""
     options, words = config.read_arguments(arguments)
     if "help" in options:
         print(_USAGE + config.__doc__.partition("\n\n")[2])
@@ -36,6 +36,10 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         log("err", str(error))
         return os.EX_CONFIG
+    except OSError as error:
+        # No process or socket is to be had.
+        log("err", str(error))
+        return os.EX_OSERR
     if keys:
         print("".join(f"{' '.join(key)}\n" for key in setup.signers.published()), end="")
         return os.EX_OK
