@@ -105,7 +105,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.selfhosted.mail.plugins.module_utils import addresses  # noqa: E402
+from ansible_collections.selfhosted.mail.plugins.module_utils import address_book  # noqa: E402
 from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import (  # noqa: E402
     Access,
     CommandFailed,
@@ -172,9 +172,9 @@ def hashed(password: str, old: str, crypt: Crypt) -> str:
 
 def dovecot_fields(account: Mapping[str, Any]) -> str:
     """The passwd-file's eighth field with its colon, extra fields of Dovecot's; empty without any."""
-    if not addresses.takes_mail(account):
+    if not address_book.takes_mail(account):
         return SEND_ONLY
-    size = addresses.size_bytes(account.get("quota"))
+    size = address_book.size_bytes(account.get("quota"))
     return f":userdb_quota_storage_size={size}B" if size else ""
 
 
@@ -184,7 +184,7 @@ def passwd_entries(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> 
     Who may only send cannot log in at IMAP and has no mailbox: ``nologin`` closes every protocol of Dovecot's.
     """
     crypt = Crypt()
-    enabled = {account["address"].lower(): account for account in accounts if addresses.is_enabled(account)}
+    enabled = {account["address"].lower(): account for account in accounts if address_book.is_enabled(account)}
     hashes = {login: account["password_hash"] for login, account in enabled.items() if account.get("password_hash")}
     plain = [login for login in enabled if login not in hashes]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -196,7 +196,7 @@ def passwd_entries(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> 
 def credentials_text(passwd: Mapping[str, str]) -> str:
     """The same logins and hashes as OpenSMTPD's table(5) has credentials; it takes no empty file for such a table."""
     table = {login: [rest.partition(":")[0]] for login, rest in passwd.items()}
-    return addresses.table_text(table or {"nobody@invalid": ["*"]})
+    return address_book.table_text(table or {"nobody@invalid": ["*"]})
 
 
 def secret_access(group: str) -> Access:
@@ -260,15 +260,15 @@ def main() -> None:
 
     passwd = directory / "passwd"
     public = Access("root", "root", "0644")
-    book = addresses.Directory(accounts, wanted["aliases"], wanted["domains"], wanted["hostname"], wanted["admin"],
+    book = address_book.AddressBook(accounts, wanted["aliases"], wanted["domains"], wanted["hostname"], wanted["admin"],
                                wanted["domain_aliases"])
-    domains = addresses.accepted_domains(wanted["domains"], wanted["hostname"])
+    domains = address_book.accepted_domains(wanted["domains"], wanted["hostname"])
     before = entries(passwd)
     logins = passwd_entries(accounts, {login: rest.partition(":")[0] for login, rest in before.items()})
     passwd_text = "".join(f"{login}:{rest}\n" for login, rest in sorted(logins.items()))
     texts = {
-        "senders": addresses.table_text(book.senders()),
-        "virtuals": addresses.table_text(book.virtuals),
+        "senders": address_book.table_text(book.senders()),
+        "virtuals": address_book.table_text(book.virtuals),
         "recipients": "".join(f"{address}\n" for address in sorted(book.virtuals)),
         # OpenSMTPD 7.4 refuses an empty table.
         "closed": "".join(f"{address}\n" for address in sorted(book.closed) or ["nobody@invalid"]),
