@@ -57,9 +57,9 @@ def _one_of(*choices: str) -> Check:
     return _must_be(f"one of {', '.join(choices)}", lambda value: value in choices)
 
 
-def _number(low: int, high: int = 10**9 - 1) -> Check:
-    what = f"a number, {low} or more" if high == 10**9 - 1 else f"a number from {low} to {high}"
-    return _must_be(what, lambda value: re.fullmatch(r"[0-9]{1,9}", str(value)) and low <= int(value) <= high)
+def _number(low: int, high: int = 10**9) -> Check:
+    return _must_be(f"a whole number from {low} to {high}",
+                    lambda value: re.fullmatch(r"[0-9]{1,10}", str(value)) and low <= int(value) <= high)
 
 
 def _or_empty(check: Check) -> Check:
@@ -88,13 +88,12 @@ def _is_score(value: object) -> bool:
 
 def _host_of(value: object) -> str:
     """Host of ``host:port`` or ``[IPv6 address]:port``; empty when it is neither."""
-    found = re.fullmatch(r"(?:\[(?P<ipv6>[^]]+)]|(?P<name>[0-9A-Za-z._-]+)):(?P<port>[0-9]{1,5})", str(value))
-    if not found or not 0 < int(found["port"]) < 65536:
+    host, _colon, port = str(value).rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         return ""
-    if found["ipv6"]:
-        return found["ipv6"] if _is_ip(found["ipv6"], 6) else ""
-    name = found["name"]
-    return name if _is_ip(name, 4) or not name.rpartition(".")[2].isdigit() else ""
+    if host.startswith("[") and host.endswith("]"):
+        return host[1:-1] if _is_ip(host[1:-1], 6) else ""
+    return host if _is_ip(host, 4) or re.fullmatch(r"([0-9A-Za-z_-]+\.)*(?![0-9]+\Z)[0-9A-Za-z_-]+", host) else ""
 
 
 def _is_spf(value: object) -> bool:
@@ -103,8 +102,8 @@ def _is_spf(value: object) -> bool:
             and not value.lower().startswith("v=spf1") and not re.search(r"(^|\s)[-~?+]?all(\s|$)", value))
 
 
-def _is_credential(value: object) -> bool:
-    return isinstance(value, str) and value.isprintable() and len(value) <= 500
+def _is_printable(value: object, most: int) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value.encode()) <= most
 
 
 def _config_file(value: Any) -> Iterator[str]:
@@ -172,10 +171,10 @@ CHECKS: dict[str, Check] = {
     "mail_relay_host": _or_empty(_HOSTNAME),
     "mail_relay_port": _number(1, 65535),
     "mail_relay_tls": _one_of("starttls", "smtps"),
-    "mail_relay_username": _must_be("a text in quotes, at most 500 printable characters without a colon",
-                                    lambda value: _is_credential(value) and ":" not in value, secret=True),
-    "mail_relay_password": _must_be("a text in quotes, at most 500 printable characters without a space at the end",
-                                    lambda value: _is_credential(value) and not value.endswith(" "), secret=True),
+    "mail_relay_username": _must_be("a text in quotes, at most 500 bytes, printable, without a colon",
+                                    lambda value: _is_printable(value, 500) and ":" not in value, secret=True),
+    "mail_relay_password": _must_be("a text in quotes, at most 500 bytes, printable, without a space at the end",
+                                    lambda value: _is_printable(value, 500) and not value.endswith(" "), secret=True),
     "mail_relay_spf": _must_be("SPF terms that the provider names, such as include:spf.provider.example", _is_spf),
     "mail_relay_max_connections": _number(1, 100),
     "mail_forward_via": _one_of("relay", "direct", "refuse"),
@@ -261,7 +260,10 @@ def problems(values: Values, required: Sequence[str] = (), facts: Values | None 
     :param required: names that must be among them.
     :param facts: Ansible's facts of the host, without the prefix ``ansible_``; nothing is said about none.
     """
-    found = [*_release(facts or {}), *(f"{name}: is required" for name in required if name not in values)]
+    found = [f"{name}: is required" for name in required if name not in values]
+    system, major, version = ((facts or {}).get(f"distribution{part}") for part in ("", "_major_version", "_version"))
+    if system and (system, major) not in (("Debian", "12"), ("Debian", "13")):
+        found.append(f"ansible_facts: this host runs {system} {version}; supported are Debian 12 and Debian 13")
     right = {}
     for name, value in values.items():
         wrong = [f"{name}: {what}" for what in CHECKS[name](value)]
@@ -272,16 +274,9 @@ def problems(values: Values, required: Sequence[str] = (), facts: Values | None 
     # A wrong one among them does not make the addresses in the others wrong.
     right["mail_additional_domains"] = [item for item in further if syntax.is_domain(_name_of(item))] \
         if isinstance(further, list) else []
-    for check in (_server, _accounts, _domain_aliases, _forwarding, _signer, _upstream):
+    for check in (_server, _accounts, _domain_aliases, _forwarding, _signer):
         found += check(right)
     return list(dict.fromkeys(found))
-
-
-def _release(facts: Values) -> Iterator[str]:
-    distribution, version = facts.get("distribution"), str(facts.get("distribution_major_version"))
-    if distribution and (distribution != "Debian" or version not in ("12", "13")):
-        full = facts.get("distribution_version", version)
-        yield f"ansible_facts: this host runs {distribution} {full}; supported are Debian 12 and Debian 13"
 
 
 def _domains_of(given: Values) -> list[str]:
@@ -367,10 +362,8 @@ def _account(account: Mapping[str, Any], domains: list[str]) -> Iterator[str]:
     elif hashed and not (isinstance(hashed, str) and _CRYPT_HASH.match(hashed)):
         yield (f"password_hash of {address} must be a crypt(5) hash that both daemons take, whole, without {{SCHEME}}: "
                "$2a$, $2b$, $2y$, $5$, $6$, $y$, $gy$ or $7$; make one with openssl passwd -6")
-    elif not hashed and not (isinstance(password, str) and password):
-        yield f"{address} has neither password_hash nor password (in quotes)"
-    elif not hashed and not (password.isprintable() and len(password.encode()) <= 512):
-        yield f"password of {address} must have printable characters only, at most 512 bytes"
+    elif not hashed and not (password and _is_printable(password, 512)):
+        yield f"{address} has neither password_hash nor password, a text in quotes, at most 512 bytes, printable"
     for key, check in _ACCOUNT_CHECKS.items():
         if account.get(key) is not None:
             yield from (f"{key} of {address} {wrong}" for wrong in check(account[key]))
@@ -463,20 +456,16 @@ def _forwarding(given: Values) -> Iterator[str]:
             yield f"mail_admin_address: {admin} is outside, and mail_forward_via is refuse"
 
 
-def _selectors(given: Values) -> Iterator[tuple[str, str]]:
-    """Every selector and the variable that it stands in."""
-    yield "mail_dkim_selector", given.get("mail_dkim_selector", "")
-    yield from (("mail_dkim_published_selectors", item) for item in given.get("mail_dkim_published_selectors", ()))
-    for domain in given["mail_additional_domains"]:
-        if isinstance(domain, Mapping):
-            own = [domain.get("dkim_selector"), *_entries(domain, "dkim_published_selectors")]
-            yield from (("mail_additional_domains", item) for item in own if isinstance(item, str))
-
-
 def _signer(given: Values) -> Iterator[str]:
     ed25519 = address_book.is_true(given.get("dkimproxy_ed25519", False))
-    for variable, selector in _selectors(given) if ed25519 else ():
-        label = selector.rpartition(".")[2].lower()
+    selectors = [("mail_dkim_selector", given.get("mail_dkim_selector")),
+                 *(("mail_dkim_published_selectors", item) for item in given.get("mail_dkim_published_selectors", ()))]
+    for domain in given["mail_additional_domains"]:
+        own = domain if isinstance(domain, Mapping) else {}
+        selectors += [("mail_additional_domains", item) for item in (
+            own.get("dkim_selector"), *_entries(own, "dkim_published_selectors"))]
+    for variable, selector in selectors if ed25519 else ():
+        label = str(selector).rpartition(".")[2].lower()
         if label.endswith(address_book.SECOND_KEY):
             yield f"{variable}: {selector} ends in {address_book.SECOND_KEY}, as the selectors of the second keys do"
         elif len(label + address_book.SECOND_KEY) > 63:
@@ -489,13 +478,9 @@ def _signer(given: Values) -> Iterator[str]:
     if not own_file and given.get("dkimproxy_legacy") == "ignore":
         yield "dkimproxy_legacy: must not be ignore without dkimproxy_config_file"
     host = _host_of(given.get("dkimproxy_listen", "127.0.0.1:10027"))
-    if address_book.is_true(given.get("mail_firewall", True)) and not (_is_ip(host)
-                                                                      and ipaddress.ip_address(host).is_loopback):
+    loopback = _is_ip(host) and ipaddress.ip_address(host).is_loopback
+    if address_book.is_true(given.get("mail_firewall", True)) and not loopback:
         yield "dkimproxy_listen: must be a loopback address where mail_firewall is true, as it knows local users only"
-
-
-def _upstream(given: Values) -> Iterator[str]:
-    """What DKIMproxy 1.4.1 cannot do."""
     if given.get("dkimproxy_implementation") != "upstream":
         return
     for name in ("dkimproxy_listen", "dkimproxy_relay"):
