@@ -26,8 +26,8 @@ unit: ## unit tests
 molecule: ## every scenario, or one: make molecule SCENARIO=default
 	@tools/test 'molecule-$(or $(SCENARIO),*)'
 
-docs: ## the tables of variables in the roles' READMEs
-	@$$(tools/venv)/bin/python tools/role-docs
+docs: ## docs/variables.md and the tables of variables in the roles' READMEs
+	@$$(tools/venv)/bin/python tools/docs
 
 images: ## Docker, the test bed's images and its name server
 	@testbed/up

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.mail.plugins.module_utils.problems import problems
 from ansible_collections.selfhosted.mail.plugins.modules import account_tables
+from ansible_collections.selfhosted.mail.plugins.plugin_utils.validation import problems
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the tables belong to root")
 
@@ -145,7 +145,8 @@ def test_preflight_takes_what_crypt_makes(scheme: str) -> None:
     [hashed] = account_tables.crypts([(PASSWORD, SETTINGS[scheme])])
     assert hashed.startswith(scheme)
     for text, good in ((hashed, True), (hashed[:-1], False), (f"{{CRYPT}}{hashed}", False), (f"{hashed} ", False)):
-        found = problems({"domain": "example.org", "accounts": [{"address": "a@example.org", "password_hash": text}]})
+        account = {"address": "a@example.org", "password_hash": text}
+        found = problems({"mail_domain": "example.org", "mail_accounts": [account]})
         assert (found == []) is good, text
 
 

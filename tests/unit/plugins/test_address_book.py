@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.mail.plugins.module_utils import addresses, names
+from ansible_collections.selfhosted.mail.plugins.module_utils import address_book, syntax
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -23,7 +23,7 @@ own_addresses = st.builds(
 
 
 def test_domain_names_take_names_and_mappings() -> None:
-    assert addresses.domain_names("Example.org", ["Example.net", {"name": "Example.com", "dkim_selector": "s"}]) == [
+    assert address_book.domain_names("Example.org", ["Example.net", {"name": "Example.com", "dkim_selector": "s"}]) == [
         "example.org",
         "example.net",
         "example.com",
@@ -31,8 +31,8 @@ def test_domain_names_take_names_and_mappings() -> None:
 
 
 def test_the_hosts_own_name_is_accepted_once() -> None:
-    assert addresses.accepted_domains(DOMAINS, "Mail.example.org") == [*DOMAINS, HOST]
-    assert addresses.accepted_domains(DOMAINS, "example.org") == DOMAINS
+    assert address_book.accepted_domains(DOMAINS, "Mail.example.org") == [*DOMAINS, HOST]
+    assert address_book.accepted_domains(DOMAINS, "example.org") == DOMAINS
 
 
 def book(
@@ -40,8 +40,8 @@ def book(
     aliases: dict[str, list[str]] | None = None,
     admin: str = "alice@example.org",
     **more: Any,
-) -> addresses.Directory:
-    return addresses.Directory(accounts, aliases or {}, DOMAINS, HOST, admin, **more)
+) -> address_book.AddressBook:
+    return address_book.AddressBook(accounts, aliases or {}, DOMAINS, HOST, admin, **more)
 
 
 def test_virtual_table() -> None:
@@ -136,8 +136,8 @@ def test_what_leads_outside() -> None:
 
 def test_the_first_account_that_takes_mail() -> None:
     silent = [{"address": "a@example.org", "enabled": False}, {"address": "b@example.org", "send_only": True}]
-    assert addresses.first_address([*silent, ALICE]) == "Alice@Example.org"
-    assert addresses.first_address(silent) == addresses.first_address("nonsense") == ""
+    assert address_book.first_address([*silent, ALICE]) == "Alice@Example.org"
+    assert address_book.first_address(silent) == address_book.first_address("nonsense") == ""
 
 
 @given(
@@ -151,29 +151,29 @@ def test_table_texts_can_be_read_back(accounts: list[dict[str, Any]], aliases: d
     assume(len({a["address"].lower() for a in accounts}) == len(accounts))
     found = book(accounts, aliases)
     for table in (found.virtuals, found.senders()):
-        text = addresses.table_text(table)
+        text = address_book.table_text(table)
         lines = [line.split(" ", 1) for line in text.splitlines()]
         assert {key: values.split(", ") for key, values in lines} == table
         assert len(lines) == len(table)
         assert text == text.lower()
-        assert all(names.is_address(key) for key in table)
+        assert all(syntax.is_address(key) for key in table)
 
 
 def test_keys_that_sign_and_those_beside_them() -> None:
     own = {"name": "example.com", "dkim_selector": "S1", "dkim_published_selectors": ["s0", "s1"]}
     given = ("Example.org", "mail", ["Example.net", own], "mail.elsewhere.test")
-    signing = addresses.signing_keys(*given)
+    signing = address_book.signing_keys(*given)
     assert [(key["domain"], key["selector"], key["path"]) for key in signing] == [
         ("example.org", "mail", "/etc/dkimproxy/keys/example.org.mail.pem"),
         ("example.net", "mail", "/etc/dkimproxy/keys/example.net.mail.pem"),
         ("example.com", "s1", "/etc/dkimproxy/keys/example.com.s1.pem"),
         ("mail.elsewhere.test", "mail", "/etc/dkimproxy/keys/mail.elsewhere.test.mail.pem"),
     ]
-    assert addresses.further_keys(*given) == {
+    assert address_book.further_keys(*given) == {
         "rsa": [{"domain": "example.com", "selector": "s0", "path": "/etc/dkimproxy/keys/example.com.s0.pem"}],
         "ed25519": [],
     }
-    both = addresses.further_keys(*given, published=["next", "Mail"], ed25519=True)
+    both = address_book.further_keys(*given, published=["next", "Mail"], ed25519=True)
     names_of = {kind: [(key["domain"], key["selector"]) for key in keys] for kind, keys in both.items()}
     assert names_of == {
         "rsa": [
@@ -199,9 +199,9 @@ def test_keys_that_sign_and_those_beside_them() -> None:
 def test_sieve_scripts_become_files() -> None:
     accounts = [{"address": "Alice@example.org", "sieve": "keep;"}, {"address": "bob@example.org"}]
     path = "/scripts/alice@example.org.sieve"
-    assert addresses.sieve_files(accounts, "/scripts") == [{"path": path, "content": "keep;\n", "on_change": "none"}]
+    assert address_book.sieve_files(accounts, "/scripts") == [{"dest": path, "content": "keep;\n", "on_change": "none"}]
 
 
 @pytest.mark.parametrize(("text", "size"), [("5G", 5 * 2**30), ("1k", 1024), ("7", 7), ("", 0), (None, 0), ("much", 0)])
 def test_sizes(text: str | None, size: int) -> None:
-    assert addresses.size_bytes(text) == size
+    assert address_book.size_bytes(text) == size

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.selfhosted.mail.plugins.module_utils import names
+from ansible_collections.selfhosted.mail.plugins.module_utils import syntax
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from ansible_collections.selfhosted.mail.plugins.module_utils import names
     ],
 )
 def test_domains(name: str) -> None:
-    assert names.is_domain(name)
+    assert syntax.is_domain(name)
 
 
 @pytest.mark.parametrize(
@@ -48,37 +48,37 @@ def test_domains(name: str) -> None:
     ],
 )
 def test_no_domains(name: object) -> None:
-    assert not names.is_domain(name)
+    assert not syntax.is_domain(name)
 
 
 @pytest.mark.parametrize("name", ["mail", "2026", "s1-rsa", "k_1", "2026.mail", "a" * 63])
 def test_selectors(name: str) -> None:
-    assert names.is_selector(name)
+    assert syntax.is_selector(name)
 
 
 @pytest.mark.parametrize(
     "name", ["", "a b", "-a", "a-", "a..b", ".", "a" * 64, "ü", "a/b", "a;b", "mail\n", 2026, None]
 )
 def test_no_selectors(name: object) -> None:
-    assert not names.is_selector(name)
+    assert not syntax.is_selector(name)
 
 
 @pytest.mark.parametrize("address", ["alice@example.org", "a.b-c_d=e~f'g@example.org", "O'Neill@example.org"])
 def test_own_addresses(address: str) -> None:
-    assert names.is_own_address(address)
-    assert names.is_address(address)
+    assert syntax.is_own_address(address)
+    assert syntax.is_address(address)
 
 
 @pytest.mark.parametrize(
     "address", ["alice+list@example.org", "a/b@example.org", "a%b@example.org", "a$b@example.org", "a=b+@example.org"]
 )
 def test_addresses_that_only_others_may_have(address: str) -> None:
-    assert not names.is_own_address(address)
+    assert not syntax.is_own_address(address)
 
 
 @pytest.mark.parametrize("address", ["alice+list@example.org", "a!b@example.org", "a{b}@example.org"])
 def test_addresses_of_others(address: str) -> None:
-    assert names.is_address(address)
+    assert syntax.is_address(address)
 
 
 @pytest.mark.parametrize(
@@ -110,16 +110,16 @@ def test_addresses_of_others(address: str) -> None:
     ],
 )
 def test_no_addresses(address: object) -> None:
-    assert not names.is_address(address)
-    assert not names.is_own_address(address)
+    assert not syntax.is_address(address)
+    assert not syntax.is_own_address(address)
 
 
 def test_names_under_a_domain() -> None:
-    assert names.is_under("Mail.Example.org", "example.ORG")
-    assert names.is_under("example.org", "example.org")
-    assert not names.is_under("mailexample.org", "example.org")
-    assert not names.is_under("example.org", "mail.example.org")
+    assert syntax.is_under("Mail.Example.org", "example.ORG")
+    assert syntax.is_under("example.org", "example.org")
+    assert not syntax.is_under("mailexample.org", "example.org")
+    assert not syntax.is_under("example.org", "mail.example.org")
 
 
 def test_domain_of_an_address() -> None:
-    assert names.domain_of("Alice@Example.ORG") == "example.org"
+    assert syntax.domain_of("Alice@Example.ORG") == "example.org"

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.selfhosted.mail.plugins.module_utils import names
+from ansible_collections.selfhosted.mail.plugins.module_utils import syntax
 
 SYSTEM_NAMES = ("abuse", "mailer-daemon", "postmaster", "root")  # RFC 2142 §3, §5 and what a Unix host writes to
 MAILBOX_USER = "vmail"
@@ -41,18 +41,6 @@ def account_names(account: Account) -> list[str]:
     return [address.lower() for address in [account["address"], *(account.get("aliases") or [])]]
 
 
-def plain(value: Any) -> Any:
-    """The same data in Python's own types.
-
-    Ansible's are templates still, and carry their origin with them: seconds for thousands of accounts, at each look.
-    """
-    if isinstance(value, Mapping):
-        return {plain(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return str.__str__(value) if isinstance(value, str) else value
-
-
 def is_true(value: Any) -> bool:
     """What YAML, and a string that Jinja made of it, mean by a truth value."""
     return str(value).lower() in ("true", "yes", "on", "1")
@@ -75,12 +63,12 @@ def size_bytes(size: Any) -> int:
 
 def sieve_files(accounts: Sequence[Account], directory: str) -> list[dict[str, str]]:
     """The accounts' Sieve scripts as files for the module ``daemon_config``, ``ADDRESS.sieve`` in ``directory``."""
-    return [{"path": f"{directory}/{account['address'].lower()}.sieve", "content": account["sieve"].rstrip("\n") + "\n",
+    return [{"dest": f"{directory}/{account['address'].lower()}.sieve", "content": account["sieve"].rstrip("\n") + "\n",
              "on_change": "none"} for account in accounts if account.get("sieve")]
 
 
 def first_address(accounts: Any) -> str:
-    """Address of the first account that takes mail; empty where there is none, as :mod:`problems` will say."""
+    """Address of the first account that takes mail; empty where there is none."""
     entries = accounts if isinstance(accounts, list | tuple) else []
     found = (account["address"] for account in entries
              if isinstance(account, Mapping) and account.get("address") and takes_mail(account))
@@ -135,13 +123,13 @@ def _selectors(primary: str, selector: str, additional: Iterable[str | Mapping[s
         own = {"name": item} if isinstance(item, str) else item
         others = own.get("dkim_published_selectors", published)
         selectors[own["name"].lower()] = (own.get("dkim_selector", selector), others)
-    if not any(names.is_under(hostname, domain) for domain in selectors):
+    if not any(syntax.is_under(hostname, domain) for domain in selectors):
         selectors[hostname.lower()] = (selector, published)
     return selectors
 
 
 @dataclass
-class Directory:
+class AddressBook:
     """Accounts and addresses, resolved: what mail is taken for and where it goes, and who may send as what."""
 
     accounts: Sequence[Account]

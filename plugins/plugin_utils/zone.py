@@ -7,7 +7,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 
-from ansible_collections.selfhosted.mail.plugins.module_utils import names
+from ansible_collections.selfhosted.mail.plugins.module_utils import syntax
 
 TTL = 3600  # seconds
 STRING_LENGTH = 255  # bytes of one <character-string>, RFC 1035 §3.3
@@ -42,7 +42,7 @@ def zone(domain: str, *, hostname: str, ipv4: Iterable[str] = (), ipv6: Iterable
     records: list[tuple[str, str, str]] = []
     if mail:
         records.append(("@", "MX", f"10 {hostname}."))
-    if names.is_under(hostname, domain):
+    if syntax.is_under(hostname, domain):
         label = hostname[:-len(domain) - 1] or "@"
         records += [(label, "A", address) for address in ipv4]
         records += [(label, "AAAA", address) for address in ipv6]
@@ -77,14 +77,14 @@ def zones(domains: Sequence[str], *, hostname: str, ipv4: Sequence[str], ipv6: S
 
     :param keys: domain to selector to the text of its DKIM record.
     """
-    outside = [] if any(names.is_under(hostname, domain) for domain in domains) else [hostname]
+    outside = [] if any(syntax.is_under(hostname, domain) for domain in domains) else [hostname]
     every = [*domains, *outside]
     return {
         domain: zone(
             domain, hostname=hostname, ipv4=ipv4, ipv6=ipv6, mail=domain in domains, keys=keys.get(domain), spf=spf,
             policy=policy, rua=rua, ruf=ruf,
             reports_from=[other for other in every if other != domain
-                          and any(address and names.domain_of(address) == domain for address in (rua, ruf))],
+                          and any(address and syntax.domain_of(address) == domain for address in (rua, ruf))],
         )
         for domain in every
     }
