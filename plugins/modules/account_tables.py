@@ -262,7 +262,7 @@ def main() -> None:
 
     passwd = directory / "passwd"
     public, public_directory = Access("root", "root", "0644"), Access("root", "root", "0755")
-    book = address_book.Directory(accounts, wanted["aliases"], wanted["domains"], wanted["hostname"], wanted["admin"],
+    book = address_book.AddressBook(accounts, wanted["aliases"], wanted["domains"], wanted["hostname"], wanted["admin"],
                                wanted["domain_aliases"])
     domains = address_book.accepted_domains(wanted["domains"], wanted["hostname"])
     before = entries(passwd)

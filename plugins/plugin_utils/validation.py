@@ -225,10 +225,10 @@ CHECKS: dict[str, Check] = {
         "opensmtpd_submission_connections_per_minute", "rspamd_greylisting_delay"), _number(0)),
     **dict.fromkeys((
         "dovecot_imap_sessions", "dovecot_imap_sessions_per_user", "dovecot_learn_interval", "opensmtpd_max_recipients",
-        "opensmtpd_max_mails", "opensmtpd_retry_interval", "rspamd_bayes_min_learns", "rspamd_watch_interval"),
+        "opensmtpd_max_mails", "rspamd_bayes_min_learns", "rspamd_watch_interval", "smtp_relay_retry_interval"),
         _number(1)),
     **dict.fromkeys((
-        "mail_firewall", "mail_validate", "dkimproxy_ed25519", "dovecot_full_text_search", "dovecot_learn_spam",
+        "mail_firewall", "mail_install", "mail_validate", "dkimproxy_ed25519", "dovecot_full_text_search", "dovecot_learn_spam",
         "dovecot_rspamd", "opensmtpd_rspamd", "opensmtpd_full_mailboxes", "rspamd_greylisting", "rspamd_bayes_per_user",
         "rspamd_bayes_autolearn", "rspamd_external_checks", "rspamd_dmarc_reports", "rspamd_wait",
         "smtp_relay_satellite"), _BOOLEAN),
