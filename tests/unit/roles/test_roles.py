@@ -12,16 +12,15 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.selfhosted.mail.plugins.plugin_utils import validation
 from jinja2 import Environment, meta
 
-ROLES = sorted(path for path in (Path(__file__).parents[3] / "roles").iterdir() if path.is_dir())
-REQUIRED_FILES = [
-    "README.md",
-    "defaults/main.yml",
-    "meta/argument_specs.yml",
-    "meta/main.yml",
-    *(f"tasks/{name}.yml" for name in ("main", "preflight", "install", "configure", "service")),
-]
+CHECKOUT = Path(__file__).parents[3]
+ROLES = sorted(path for path in (CHECKOUT / "roles").iterdir() if path.is_dir())
+MAIL = CHECKOUT / "roles/mail"
+TASK_FILES = ["preflight.yml", "install.yml", "configure.yml", "service.yml"]
+# Roles whose options carry another role's name: they are parts of it, or it is two roles.
+PREFIXES = {"opensmtpd_base": "opensmtpd", "dkimproxy_upstream": "dkimproxy"}
 
 
 class AnyName(dict[str, Any]):
@@ -34,24 +33,40 @@ class AnyName(dict[str, Any]):
 CONDITIONS = ("when", "that", "until", "changed_when", "failed_when")
 JINJA = Environment()
 JINJA.filters = JINJA.tests = AnyName()
+EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 every_role = pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+other_roles = pytest.mark.parametrize("role", [role for role in ROLES if role != MAIL], ids=lambda role: role.name)
 
 
 def loaded(file: Path) -> Any:
     return yaml.safe_load(file.read_text()) if file.exists() else None
 
 
-def options(role: Path) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = loaded(role / "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+def entry_points(role: Path) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = loaded(role / "meta/argument_specs.yml")["argument_specs"]
     return found
+
+
+def options(role: Path) -> dict[str, dict[str, Any]]:
+    """Options of all entry points, in their order."""
+    return {name: option for spec in entry_points(role).values() for name, option in spec["options"].items()}
 
 
 def defaults(role: Path) -> dict[str, Any]:
     return loaded(role / "defaults/main.yml") or {}
 
 
+def dependencies(role: Path) -> set[str]:
+    """Roles of the collection that this one depends on, directly or through another."""
+    found: set[str] = set()
+    for entry in loaded(role / "meta/main.yml").get("dependencies", []):
+        name = (entry if isinstance(entry, str) else entry["role"]).removeprefix("selfhosted.mail.")
+        found |= {name, *dependencies(role.parent / name)}
+    return found
+
+
 def tasks_of(data: Any) -> Iterator[dict[str, Any]]:
-    """Every task of a tasks or handlers file, those of blocks too."""
+    """Every task of a file, those of blocks too."""
     for task in data or []:
         yield task
         for part in ("block", "rescue", "always"):
@@ -59,67 +74,78 @@ def tasks_of(data: Any) -> Iterator[dict[str, Any]]:
 
 
 def tasks(role: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    for file in sorted([*role.glob("tasks/*.yml"), *role.glob("handlers/*.yml")]):
+    for file in sorted(role.glob("tasks/*.yml")):
         for task in tasks_of(loaded(file)):
             yield file, task
 
 
-def expressions_in(data: Any, bare: bool = False) -> Iterator[str]:
-    """Every Jinja text in a YAML file's data; conditions are expressions without braces."""
+def strings_in(data: Any, condition: bool = False) -> Iterator[tuple[str, bool]]:
+    """Every text in a YAML file's data, and whether it is a condition, an expression without braces."""
     if isinstance(data, dict):
         for key, value in data.items():
-            yield from expressions_in(value, bare or key in CONDITIONS)
+            yield from strings_in(value, condition or key in CONDITIONS)
     elif isinstance(data, list):
         for item in data:
-            yield from expressions_in(item, bare)
+            yield from strings_in(item, condition)
     elif isinstance(data, str):
-        yield f"{{{{ {data} }}}}" if bare else data
+        yield data, condition
 
 
 def variables_in(file: Path) -> set[str]:
     """The variables that a YAML file or a template takes from outside of itself."""
-    texts = [file.read_text()] if file.suffix == ".j2" else expressions_in(loaded(file))
+    texts = [file.read_text()] if file.suffix == ".j2" else [
+        f"{{{{ {text} }}}}" if condition else text for text, condition in strings_in(loaded(file))]
     return set().union(*(meta.find_undeclared_variables(JINJA.parse(text)) for text in texts))
 
 
-SHARED = {name for role in ROLES for name in variables_in(role / "defaults/main.yml") if name.startswith("mail_")}
+def sources(role: Path) -> list[Path]:
+    """Files of a role that use variables, but for its defaults."""
+    return sorted([*role.glob("tasks/*.yml"), *role.glob("vars/*.yml"), *role.rglob("*.j2")])
+
+
+def prefix(role: Path) -> str:
+    return PREFIXES.get(role.name, role.name)
 
 
 def test_there_are_roles() -> None:
-    assert {"opensmtpd", "dovecot", "rspamd", "dkimproxy", "smtp_relay"} <= {role.name for role in ROLES}
+    assert {"mail", "opensmtpd", "dovecot", "rspamd", "dkimproxy", "smtp_relay"} <= {role.name for role in ROLES}
 
 
 @every_role
 def test_files(role: Path) -> None:
-    assert [name for name in REQUIRED_FILES if not (role / name).is_file()] == []
-
-
-@every_role
-def test_a_role_with_a_service_has_a_handler_for_others(role: Path) -> None:
-    uses_a_service = "daemon_service" in (role / "tasks/service.yml").read_text()
-    assert (role / "handlers/main.yml").exists() is uses_a_service
+    needed = ["README.md", "meta/argument_specs.yml", "meta/main.yml", "tasks/main.yml"]
+    assert [name for name in needed if not (role / name).is_file()] == []
+    assert not (role / "handlers").exists(), "daemon_service restarts what runs old files"
+    assert [file.name for file in sorted(role.glob("tasks/*.yml")) if "meta: noop" in file.read_text()] == []
 
 
 @every_role
 def test_main_imports_the_others_in_their_order(role: Path) -> None:
     imported = [task.get("ansible.builtin.import_tasks") for task in loaded(role / "tasks/main.yml")]
-    assert imported == ["preflight.yml", "install.yml", "configure.yml", "service.yml"]
+    there = [name for name in TASK_FILES if (role / "tasks" / name).exists()]
+    assert [name for name in imported if name in TASK_FILES] == there
+
+
+@other_roles
+def test_every_role_depends_on_the_shared_variables(role: Path) -> None:
+    assert "mail" in dependencies(role)
+    for entry in loaded(role / "meta/main.yml").get("dependencies", []):
+        assert isinstance(entry, str) or not entry.get("vars"), "with variables it would run once for each role"
 
 
 @every_role
-def test_argument_specs_and_defaults_name_the_same_options(role: Path) -> None:
-    assert list(options(role)) == list(defaults(role)), "the same options in the same order"
+def test_no_empty_dependencies(role: Path) -> None:
+    assert loaded(role / "meta/main.yml").get("dependencies", ["some"]) != []
 
 
 @every_role
-def test_argument_specs_and_defaults_have_the_same_defaults(role: Path) -> None:
+def test_argument_specs_and_defaults_are_the_same(role: Path) -> None:
+    specs = {name: option["default"] for name, option in options(role).items() if "default" in option}
+    found = defaults(role)
+    assert list(specs) == list(found), "the same options in the same order"
+    assert [name for name in specs if (specs[name], type(specs[name])) != (found[name], type(found[name]))] == []
     for name, option in options(role).items():
-        value = defaults(role)[name]
-        if option.get("required"):
-            assert "default" not in option, f"{name} is required"
-            assert "omit" in str(value), f"{name}: without omit the argument spec does not see that it is missing"
-        else:
-            assert (option["default"], type(option["default"])) == (value, type(value)), name
+        assert bool(option.get("required")) is ("default" not in option), name
 
 
 @every_role
@@ -131,64 +157,142 @@ def test_options_are_described_and_typed(role: Path) -> None:
             assert option.get("elements"), name
 
 
+def test_ansible_itself_does_not_look_at_shared_variables() -> None:
+    """Its check of the entry point ``main`` comes before ours, and its errors show values."""
+    assert entry_points(MAIL)["main"]["options"] == {}
+    assert len(entry_points(MAIL)) > 1
+
+
 @every_role
 def test_secrets_are_hidden_texts(role: Path) -> None:
     """``no_log`` does not hide a value that cannot be converted, so secrets are texts; accounts carry passwords."""
     for name, option in options(role).items():
-        if re.search(r"(password|secret)(_hash)?$", name):
+        if re.search(r"(password|secret|username)(_hash)?$", name):
             assert option["type"] == "str", name
-            assert option.get("no_log") or name.endswith("_hash"), name
-        if name.endswith("_accounts") or name == "accounts_list":
+            assert option.get("no_log"), name
+        if name.endswith("_accounts"):
             assert option.get("no_log"), name
 
 
 @every_role
 def test_options_carry_the_roles_name(role: Path) -> None:
-    assert [name for name in defaults(role) if not name.startswith(f"{role.name}_")] == []
+    assert [name for name in options(role) if not name.startswith(f"{prefix(role)}_")] == []
+
+
+def test_every_option_is_checked_and_every_check_is_an_options() -> None:
+    assert {name for role in ROLES for name in options(role)} == set(validation.CHECKS)
+
+
+def test_choices_are_those_of_the_checks() -> None:
+    for role in ROLES:
+        for name, option in options(role).items():
+            for choice in option.get("choices", []):
+                assert list(validation.CHECKS[name](choice)) == [], f"{name}: {choice}"
+            assert not option.get("choices") or list(validation.CHECKS[name]("no choice")), name
+
+
+def test_every_default_is_right() -> None:
+    """But for those that Jinja computes from others."""
+    for role in ROLES:
+        for name, value in defaults(role).items():
+            if not (isinstance(value, str) and "{{" in value):
+                assert list(validation.CHECKS[name](value)) == [], f"{name}: {value}"
+
+
+def test_the_defaults_that_checks_compare_with_are_the_roles() -> None:
+    assert {name: {**defaults(CHECKOUT / "roles/dovecot"), **defaults(CHECKOUT / "roles/rspamd")}[name]
+            for name in validation.DEFAULTS} == validation.DEFAULTS
+
+
+def test_all_prefixes_are_known() -> None:
+    assert {f"{prefix(role)}_" for role in ROLES} == set(validation.PREFIXES)
 
 
 @every_role
 def test_internals_begin_with_the_roles_name(role: Path) -> None:
-    """Or with ``__mail_``: what the site playbook and the roles tell each other."""
     names = [(file.name, name) for file in role.glob("vars/*.yml") for name in loaded(file)]
     for file, task in tasks(role):
-        set_here = [*(task.get("ansible.builtin.set_fact") or {}), *filter(None, [task.get("register")])]
+        set_here = [task["register"]] if "register" in task else []
         if not any(key in task for key in ("ansible.builtin.include_role", "ansible.builtin.import_role")):
             set_here += list(task.get("vars") or {})
-        names += [(file.name, name) for name in set_here if name != "cacheable"]
-    assert [where for where in names if not where[1].startswith((f"__{role.name}_", "__mail_"))] == []
+        names += [(file.name, name) for name in set_here]
+    assert [where for where in names if not where[1].startswith((f"__{role.name}_", f"__{prefix(role)}_"))] == []
 
 
-@every_role
-def test_no_parameter_is_set_over(role: Path) -> None:
-    for file, task in tasks(role):
-        overwritten = {*(task.get("ansible.builtin.set_fact") or {}), task.get("register")} & set(options(role))
-        assert not overwritten, f"{file}: {overwritten}"
+def test_no_fact_is_handed_over() -> None:
+    for file in [*CHECKOUT.glob("roles/*/tasks/*.yml"), *CHECKOUT.glob("playbooks/*.yml")]:
+        text = file.read_text()
+        assert "set_fact" not in text, file
+        assert "ansible_play_role_names" not in text, file
 
 
-@every_role
-def test_shared_variables_come_in_through_the_defaults_alone(role: Path) -> None:
-    """Then the role runs alone with its own variables set."""
-    for file in sorted({*role.glob("tasks/*"), *role.glob("handlers/*"), *role.glob("vars/*"), *role.rglob("*.j2")}):
-        assert variables_in(file) & SHARED == set(), file
+@other_roles
+def test_shared_variables_are_used_by_their_own_names(role: Path) -> None:
+    """Defined in the role mail alone, and no option of a role is another name for one."""
+    shared = {name.removeprefix("mail_") for name in options(MAIL)}
+    assert [name for name in options(role) if name.removeprefix(f"{prefix(role)}_") in shared] == []
+    used = set().union(*(variables_in(file) for file in [*sources(role), role / "defaults/main.yml"] if file.exists()))
+    assert {name for name in used if name.startswith("mail_")} - set(options(MAIL)) == set()
 
 
 @every_role
 def test_every_variable_that_is_used_exists_and_every_option_is_used(role: Path) -> None:
-    known = {*defaults(role), *(name for file in role.glob("vars/*.yml") for name in loaded(file))}
+    """Those of dependencies exist, too; what a role needs of them and no other is used there."""
+    family = [role, *(role.parent / name for name in dependencies(role))]
+    known = {name for one in family for name in options(one)}
+    known |= {name for file in role.glob("vars/*.yml") for name in loaded(file)}
     for _file, task in tasks(role):
-        known |= {*(task.get("ansible.builtin.set_fact") or {}), *(task.get("vars") or {}), task.get("register")}
-    files = [*role.glob("tasks/*.yml"), *role.glob("handlers/*.yml"), *role.glob("vars/*.yml"), *role.rglob("*.j2")]
-    used = set().union(*(variables_in(file) for file in [*files, role / "defaults/main.yml"]))
-    assert {name for name in used if name.startswith((f"{role.name}_", f"__{role.name}_"))} - known == set()
-    assert {*defaults(role)} - used == set()
+        known |= {*(task.get("vars") or {}), task.get("register")}
+    files = [*sources(role), *filter(Path.exists, [role / "defaults/main.yml"])]
+    used = set().union(*(variables_in(file) for file in files))
+    assert {name for name in used if name.startswith((f"{prefix(role)}_", f"__{role.name}_"))} - known == set()
+    read_by_plugins = set(options(role)) if role == MAIL else set()
+    assert set(options(role)) - used - read_by_plugins == set()
 
 
 @every_role
-def test_task_names_begin_with_their_file(role: Path) -> None:
+def test_tags_are_the_playbooks(role: Path) -> None:
+    tags = {tag for _file, task in tasks(role) for tag in task.get("tags", [])}
+    assert tags == ({"always"} if role == MAIL else set())
+
+
+@every_role
+def test_tasks_are_named_by_what_they_do(role: Path) -> None:
     for file, task in tasks(role):
-        if file.parent.name == "tasks" and file.stem != "main":
-            assert task["name"].startswith(f"{file.stem.capitalize()} | "), f"{file}: {task['name']}"
+        if "block" not in task:
+            assert re.match(r"[A-Z]\w+ ", task["name"]) or file.name == "main.yml", f"{file}: {task.get('name')}"
+            assert "|" not in task["name"], f"{file}: {task['name']}"
+
+
+@every_role
+def test_no_role_looks_into_anothers_folder(role: Path) -> None:
+    for file in sources(role):
+        text = file.read_text()
+        assert "/roles/" not in text, file
+        assert not re.search(r"role_path[^\n]*\.\.", text), file
+
+
+def test_no_plugin_reads_a_role() -> None:
+    for file in CHECKOUT.glob("plugins/*/*.py"):
+        assert not re.search(r"""["'/]roles["'/]""", file.read_text()), file
+
+
+@every_role
+def test_a_files_place_in_the_role_is_its_place_on_the_host(role: Path) -> None:
+    """Unless a task names it as ``src``."""
+    named = {text for _file, task in tasks(role) for text, _condition in strings_in(task)}
+    named |= {text for file in role.glob("vars/*.yml") for text, _condition in strings_in(loaded(file))}
+    wrong = []
+    for kind in ("templates", "files"):
+        for file in sorted(path for path in (role / kind).rglob("*") if path.is_file()):
+            if "__pycache__" in file.parts:
+                continue
+            place = str(file.relative_to(role / kind))
+            if kind == "templates" and not place.endswith(".j2"):
+                wrong.append(f"{kind}/{place}: no .j2")
+            if not place.startswith(("etc/", "usr/", "run/", "var/")) and place not in named:
+                wrong.append(f"{kind}/{place}")
+    assert wrong == []
 
 
 @every_role
@@ -197,8 +301,27 @@ def test_templates_say_who_manages_them(role: Path) -> None:
         assert template.read_text().startswith("{{ ansible_managed | comment"), template
 
 
-def test_tables_of_variables_are_fresh(checkout: Path) -> None:
+def test_no_expression_is_long() -> None:
+    """200 characters, blanks at the beginnings of lines not counted."""
+    long = []
+    for file in sorted([*CHECKOUT.glob("roles/*/*/*.yml"), *CHECKOUT.glob("playbooks/*.yml")]):
+        for text, condition in strings_in(loaded(file)):
+            for expression in [text] if condition else EXPRESSION.findall(text):
+                if len(" ".join(expression.split())) > 200:
+                    long.append(f"{file.relative_to(CHECKOUT)}: {' '.join(expression.split())[:60]}")
+    assert long == []
+
+
+def test_a_password_makes_few_stops() -> None:
+    """From the defaults to the template: nothing is renamed or copied on its way."""
+    command = ["grep", "-rlw", "--exclude-dir=collections", "--exclude-dir=__pycache__", "mail_relay_password", "roles",
+               "plugins", "playbooks"]
+    found = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.split()
+    assert len(found) <= 4, found
+
+
+def test_documentation_of_variables_is_fresh(checkout: Path) -> None:
     done = subprocess.run(
-        [sys.executable, checkout / "tools/role-docs", "--check"], capture_output=True, text=True, check=False
+        [sys.executable, checkout / "tools/docs", "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
