@@ -75,7 +75,7 @@ def size_bytes(size: Any) -> int:
 
 def sieve_files(accounts: Sequence[Account], directory: str) -> list[dict[str, str]]:
     """The accounts' Sieve scripts as files for the module ``daemon_config``, ``ADDRESS.sieve`` in ``directory``."""
-    return [{"path": f"{directory}/{account['address'].lower()}.sieve", "content": account["sieve"].rstrip("\n") + "\n",
+    return [{"dest": f"{directory}/{account['address'].lower()}.sieve", "content": account["sieve"].rstrip("\n") + "\n",
              "on_change": "none"} for account in accounts if account.get("sieve")]
 
 

@@ -199,7 +199,7 @@ def test_keys_that_sign_and_those_beside_them() -> None:
 def test_sieve_scripts_become_files() -> None:
     accounts = [{"address": "Alice@example.org", "sieve": "keep;"}, {"address": "bob@example.org"}]
     path = "/scripts/alice@example.org.sieve"
-    assert addresses.sieve_files(accounts, "/scripts") == [{"path": path, "content": "keep;\n", "on_change": "none"}]
+    assert addresses.sieve_files(accounts, "/scripts") == [{"dest": path, "content": "keep;\n", "on_change": "none"}]
 
 
 @pytest.mark.parametrize(("text", "size"), [("5G", 5 * 2**30), ("1k", 1024), ("7", 7), ("", 0), (None, 0), ("much", 0)])
