@@ -8,8 +8,8 @@ help: ## what can be made
 demo: ## a throwaway mail server in Docker: a message out, a message in, and how to look around
 	@tools/demo
 
-demo-down: ## remove the demo
-	@tools/demo-down
+demo-down: ## remove the demo; images and name server stay for the next time
+	@docker rm --force demo-vps demo-relay
 
 test: ## everything: lint, unit tests, every scenario on both Debian releases, every ansible-core
 	@tools/test
@@ -26,14 +26,14 @@ unit: ## unit tests
 molecule: ## every scenario, or one: make molecule SCENARIO=default
 	@tools/test 'molecule-$(or $(SCENARIO),*)'
 
-docs: ## the tables of variables in the roles' READMEs
-	@$$(tools/venv)/bin/python tools/role-docs
+docs: ## docs/variables.md and the tables of variables in the roles' READMEs
+	@$$(tools/venv)/bin/python tools/docs
 
 images: ## Docker, the test bed's images and its name server
-	@tools/testbed
+	@testbed/up
 
 bench: ## figures: a run, also with thousands of accounts; messages a second; memory; a search
 	@bench/site
-	@bench/messages
-	@$$(tools/venv)/bin/python bench/accounts
+	@PYTHONPATH=. $$(tools/venv)/bin/python bench/messages
+	@PYTHONPATH=. $$(tools/venv)/bin/python bench/accounts
 	@bench/search

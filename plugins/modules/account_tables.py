@@ -107,12 +107,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.mail.plugins.module_utils import addresses
+from ansible_collections.selfhosted.mail.plugins.module_utils import address_book
 from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed, run
 from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import ManagedFile
 from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access, group_id, make_directory, user_id
 
 SEND_ONLY = ":nologin=yes"
+MAILBOXES = Access(address_book.MAILBOX_USER, address_book.MAILBOX_USER, "0700")
 
 
 # crypt(3) of the host, which knows every scheme that its daemons know; Python has none any more.
@@ -169,9 +170,9 @@ def mailbox_logins(entries_now: Mapping[str, str]) -> set[str]:
 
 def dovecot_fields(account: Mapping[str, Any]) -> str:
     """The passwd-file's eighth field with its colon, extra fields of Dovecot's; empty without any."""
-    if not addresses.takes_mail(account):
+    if not address_book.takes_mail(account):
         return SEND_ONLY
-    size = addresses.size_bytes(account.get("quota"))
+    size = address_book.size_bytes(account.get("quota"))
     return f":userdb_quota_storage_size={size}B" if size else ""
 
 
@@ -180,7 +181,7 @@ def passwd_entries(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> 
 
     Who may only send cannot log in at IMAP and has no mailbox: ``nologin`` closes every protocol of Dovecot's.
     """
-    enabled = {account["address"].lower(): account for account in accounts if addresses.is_enabled(account)}
+    enabled = {account["address"].lower(): account for account in accounts if address_book.is_enabled(account)}
     hashes = {login: account["password_hash"] for login, account in enabled.items() if account.get("password_hash")}
     hashes |= hashes_of({login: account["password"] for login, account in enabled.items() if login not in hashes}, known)
     return {login: f"{hashes[login]}:::::{dovecot_fields(account)}" for login, account in enabled.items()}
@@ -189,7 +190,7 @@ def passwd_entries(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> 
 def credentials_text(passwd: Mapping[str, str]) -> str:
     """The same logins and hashes as OpenSMTPD's table(5) has credentials; it takes no empty file for such a table."""
     table = {login: [rest.partition(":")[0]] for login, rest in passwd.items()}
-    return addresses.table_text(table or {"nobody@invalid": ["*"]})
+    return address_book.table_text(table or {"nobody@invalid": ["*"]})
 
 
 def secret_access(group: str) -> Access:
@@ -212,6 +213,14 @@ def end_sessions(logins: list[str]) -> None:
             # It ended by itself.
             if "no users kicked" not in str(error).lower():
                 raise
+
+
+def make_mailboxes(mail_dir: Path) -> None:
+    """The user whom all mailboxes belong to, and their directory. :raises CommandFailed, OSError: when that fails."""
+    if user_id(MAILBOXES.owner) is None:
+        run(["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(mail_dir),
+             "--shell", "/usr/sbin/nologin", MAILBOXES.owner])
+    make_directory(mail_dir, MAILBOXES)
 
 
 def left_mailboxes(mail_dir: Path, accounts: list[dict[str, Any]]) -> list[str]:
@@ -253,9 +262,9 @@ def main() -> None:
 
     passwd = directory / "passwd"
     public, public_directory = Access("root", "root", "0644"), Access("root", "root", "0755")
-    book = addresses.Directory(accounts, wanted["aliases"], wanted["domains"], wanted["hostname"], wanted["admin"],
+    book = address_book.AddressBook(accounts, wanted["aliases"], wanted["domains"], wanted["hostname"], wanted["admin"],
                                wanted["domain_aliases"])
-    domains = addresses.accepted_domains(wanted["domains"], wanted["hostname"])
+    domains = address_book.accepted_domains(wanted["domains"], wanted["hostname"])
     before = entries(passwd)
     try:
         logins = passwd_entries(accounts, {login: rest.partition(":")[0] for login, rest in before.items()})
@@ -263,8 +272,8 @@ def main() -> None:
         module.fail_json(msg=f"accounts: {error}")
     passwd_text = "".join(f"{login}:{rest}\n" for login, rest in sorted(logins.items()))
     texts = {
-        "senders": addresses.table_text(book.senders()),
-        "virtuals": addresses.table_text(book.virtuals),
+        "senders": address_book.table_text(book.senders()),
+        "virtuals": address_book.table_text(book.virtuals),
         "recipients": "".join(f"{address}\n" for address in sorted(book.virtuals)),
         # OpenSMTPD 7.4 refuses an empty table.
         "closed": "".join(f"{address}\n" for address in sorted(book.closed) or ["nobody@invalid"]),
@@ -278,16 +287,12 @@ def main() -> None:
     # Thousands of addresses are a lot to send where nobody looks at them.
     diff = [file.diff() for file in changed] if module._diff else []
     closed = sorted(mailbox_logins(before) - mailbox_logins(logins))
-    user = addresses.MAILBOX_USER
-    mail_dir, mail_access = Path(wanted["mail_dir"]), Access(user, user, "0700")
-    without_mailboxes = mail_access.differs(mail_dir)
+    mail_dir = Path(wanted["mail_dir"])
+    without_mailboxes = MAILBOXES.differs(mail_dir)
     if not module.check_mode:
         try:
-            if user_id(user) is None:
-                run(["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(mail_dir),
-                     "--shell", "/usr/sbin/nologin", user])
             if without_mailboxes:
-                make_directory(mail_dir, mail_access)
+                make_mailboxes(mail_dir)
             if changed:
                 make_directory(directory, public_directory)
             for file in changed:

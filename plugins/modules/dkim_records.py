@@ -57,13 +57,13 @@ records:
       mail: v=DKIM1; k=rsa; p=MIIB...
 """
 
-import base64  # noqa: E402
-import os  # noqa: E402
-import subprocess  # noqa: E402
-from pathlib import Path  # noqa: E402
+import base64
+import os
+import subprocess
+from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.selfhosted.mail.plugins.module_utils import names  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.mail.plugins.module_utils import syntax
 
 # SubjectPublicKeyInfo of an Ed25519 key is this and 32 bytes (RFC 8410 §4); the record has the 32 bytes alone.
 ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
@@ -86,7 +86,7 @@ def found(directory: str, keys: list[dict[str, str]]) -> list[dict[str, str]]:
     for path in sorted(Path(directory).glob("*.pem")):
         domain = next((name for name in domains if path.name.startswith(f"{name}.")), None)
         selector = path.name[len(domain) + 1:-len(".pem")] if domain else ""
-        if domain and names.is_selector(selector) and str(path) not in known and path.is_file():
+        if domain and syntax.is_selector(selector) and str(path) not in known and path.is_file():
             others.append({"domain": domain, "selector": selector, "path": str(path)})
     return others
 

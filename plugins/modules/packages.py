@@ -48,15 +48,15 @@ installed:
   returned: always
 """
 
-import contextlib  # noqa: E402
-import os  # noqa: E402
-import subprocess  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
-from pathlib import Path  # noqa: E402
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import CommandFailed, run  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import CommandFailed, run
 
 LISTS = Path("/var/lib/apt/lists")
 POLICY = Path("/usr/sbin/policy-rc.d")

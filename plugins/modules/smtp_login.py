@@ -51,13 +51,13 @@ msg:
   returned: always
 """
 
-import base64  # noqa: E402
-import contextlib  # noqa: E402
-import smtplib  # noqa: E402
-import ssl  # noqa: E402
-from typing import Any  # noqa: E402
+import base64
+import contextlib
+import smtplib
+import ssl
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
 
 class Refused(Exception):

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
-from debian_host import RELEASES, Host
+
+from testbed.host import RELEASES, Host
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +24,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host]]
                 "all": {
                     "hosts": {host.name: None for host in found.values()},
                     "vars": {
-                        "ansible_connection": "community.docker.docker",
+                        "ansible_connection": "docker",
                         "ansible_python_interpreter": "/usr/bin/python3",
                     },
                 }

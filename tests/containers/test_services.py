@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from debian_host import RELEASES, Host
+
+from testbed.host import RELEASES, Host
 
 PORT = 8025
 UNIT = """[Service]
@@ -22,20 +23,20 @@ SECRET = "correct-horse-battery-staple"
 def config(host: Host, start: str = SERVES, check: str = "true", table: str = "one\n") -> dict[str, Any]:
     return host.module(
         "daemon_config",
-        service="probe.service",
+        name="probe.service",
         directories=[{"path": "/etc/probe"}],
         files=[
-            {"path": "/etc/systemd/system/probe.service", "content": UNIT},
-            {"path": "/etc/probe/start", "content": start},
-            {"path": "/etc/probe/table", "content": table, "on_change": "reload"},
-            {"path": "/etc/probe/secret", "content": SECRET, "mode": "0600", "secret": True},
+            {"dest": "/etc/systemd/system/probe.service", "content": UNIT},
+            {"dest": "/etc/probe/start", "content": start},
+            {"dest": "/etc/probe/table", "content": table, "on_change": "reload"},
+            {"dest": "/etc/probe/secret", "content": SECRET, "mode": "0600", "secret": True},
         ],
-        checks=[["sh", "-c", check]],
+        validate=[["sh", "-c", check]],
     )
 
 
-def service(host: Host, needs: str) -> dict[str, Any]:
-    return host.module("daemon_service", service="probe.service", needs=needs, ready_ports=[PORT], timeout=10)
+def service(host: Host, state: str) -> dict[str, Any]:
+    return host.module("daemon_service", name="probe.service", state=state, ready_ports=[PORT], timeout=10)
 
 
 def pid(host: Host) -> str:
@@ -46,8 +47,8 @@ def pid(host: Host) -> str:
 def probe(request: pytest.FixtureRequest, hosts: dict[str, Host]) -> Host:
     """A host where the service has been set up and started. Every test leaves it running."""
     host = hosts[request.param]
-    assert config(host)["needs"] == "start"
-    assert service(host, "start")["changed"]
+    assert config(host)["state"] == "started"
+    assert service(host, "started")["changed"]
     return host
 
 
@@ -55,7 +56,7 @@ def test_a_service_is_started_enabled_and_then_left_alone(probe: Host) -> None:
     assert probe.says("systemctl", "is-enabled", "probe.service") == "enabled\n"
     first = pid(probe)
     again = config(probe)
-    assert (again["changed"], again["needs"]) == (False, "none")
+    assert (again["changed"], again["state"]) == (False, "unchanged")
     assert pid(probe) == first
 
 
@@ -72,13 +73,13 @@ def test_a_refused_configuration_leaves_the_service_alone(probe: Host) -> None:
     assert result["failed"]
     assert result["msg"] == "probe.service: start: line 1: bad"
     assert probe.says("cat", "/etc/probe/start") == SERVES
-    assert config(probe)["needs"] == "none"
+    assert config(probe)["state"] == "unchanged"
     assert pid(probe) == first
 
 
 def test_a_configuration_that_does_not_start_is_taken_back(probe: Host) -> None:
-    assert config(probe, start="echo no such option >&2; exit 1\n")["needs"] == "restart"
-    result = service(probe, "restart")
+    assert config(probe, start="echo no such option >&2; exit 1\n")["state"] == "restarted"
+    result = service(probe, "restarted")
     assert result["failed"]
     assert "no such option" in result["msg"]
     assert "The previous files are back and the service runs with them" in result["msg"]
@@ -89,18 +90,18 @@ def test_a_configuration_that_does_not_start_is_taken_back(probe: Host) -> None:
 
 def test_a_table_takes_a_reload_alone(probe: Host) -> None:
     first = pid(probe)
-    assert config(probe, table="two\n")["needs"] == "reload"
-    assert config(probe, table="two\n")["needs"] == "reload", "the first run ended before the reload"
-    assert service(probe, "reload")["changed"]
+    assert config(probe, table="two\n")["state"] == "reloaded"
+    assert config(probe, table="two\n")["state"] == "reloaded", "the first run ended before the reload"
+    assert service(probe, "reloaded")["changed"]
     probe.says("test", "-e", "/run/probe-reloaded")
     assert pid(probe) == first
-    assert config(probe, table="two\n")["needs"] == "none"
+    assert config(probe, table="two\n")["state"] == "unchanged"
 
 
 def test_a_run_that_ended_before_the_restart_is_completed_by_the_next(probe: Host) -> None:
     first = pid(probe)
-    assert config(probe, start=f"# v2\n{SERVES}", table="two\n")["needs"] == "restart"
+    assert config(probe, start=f"# v2\n{SERVES}", table="two\n")["state"] == "restarted"
     second = config(probe, start=f"# v2\n{SERVES}", table="two\n")
-    assert (second["changed"], second["needs"]) == (False, "restart")
-    service(probe, "restart")
+    assert (second["changed"], second["state"]) == (False, "restarted")
+    service(probe, "restarted")
     assert pid(probe) != first

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import pytest
@@ -18,3 +21,18 @@ hypothesis.settings.load_profile("suite")
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def load_program(checkout: Path) -> Callable[[str], ModuleType]:
+    """Load a program that a role puts on hosts, by its path below ``roles/``; a module of its own each time."""
+
+    def load(path: str) -> ModuleType:
+        program = checkout / "roles" / path
+        module = ModuleType(program.name.replace("-", "_"))
+        # Dataclasses look for their module there.
+        sys.modules[module.__name__] = module
+        exec(compile(program.read_text(), program, "exec"), module.__dict__)
+        return module
+
+    return load

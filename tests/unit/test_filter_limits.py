@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).parents[2] / "roles/opensmtpd/files/filter-limits"
+PROGRAM = Path(__file__).parents[2] / "roles/opensmtpd/files/usr/local/lib/selfhosted-mail/filter-limits"
 TOLD = "0.7|1700000000.000000|smtp-in"
 
 
@@ -17,7 +18,7 @@ def answers(*lines: str, size: int = 100, messages: int = 100, begun: tuple[str,
     """What it says after its registration, with these sessions open."""
     connected = [f"report|{TOLD}|link-connect|{session}|peer|pass|198.51.100.1:1|198.51.100.2:25" for session in begun]
     told = "\n".join(["config|smtpd-version|7.4.0", "config|ready", *connected, *lines, ""]).encode("latin-1")
-    command = [sys.executable, PROGRAM, str(size), str(messages)]
+    command: list[str | Path] = [sys.executable, PROGRAM, str(size), str(messages)]
     done = subprocess.run(command, input=told, capture_output=True, check=True)
     assert done.stderr == b""
     text = done.stdout.decode("latin-1").split("\n")
@@ -110,11 +111,28 @@ def test_messages_of_a_session() -> None:
     results = [answer.split("|", 3)[1:] for answer in answers(*told, messages=2)]
     assert results == [["s", "t", "proceed"]] * 4 + [
         ["s", "t", "reject|452 4.5.3 At most 2 messages are taken in a session"], ["o", "t", "proceed"]]
-    # A new session begins anew.
+    # A new session begins anew, and one that has ended is forgotten.
     ended = [f"report|{TOLD}|link-disconnect|s", f"report|{TOLD}|link-connect|s|peer|pass|a|b"]
     assert answers(*accepted(), *ended, *mail(), messages=1)[-1] == "filter-result|s|t|proceed"
+    assert answers(*accepted(), ended[0], *mail(), messages=1)[-1] == "filter-result|s|t|proceed"
 
 
 def test_what_comes_after_a_session_is_passed_on() -> None:
     line, end = asked("data-line", "x" * 60, "gone"), asked("data-line", ".", "gone")
     assert answers(line, line, end, asked("commit", "", "gone"))[-1] == "filter-result|gone|t|proceed"
+
+
+@pytest.mark.parametrize("arguments", [[], ["1"], ["1", "2", "3"], ["1", "many"]])
+def test_wrong_usage(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, PROGRAM, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (os.EX_USAGE, "usage: filter-limits BYTES MESSAGES\n")
+
+
+def test_when_opensmtpd_has_ended_it_ends_without_a_word() -> None:
+    with subprocess.Popen([sys.executable, PROGRAM, "1", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as filter_limits:  # fmt: skip
+        assert filter_limits.stdin and filter_limits.stdout and filter_limits.stderr
+        filter_limits.stdout.close()
+        filter_limits.stdin.write(b"config|ready\n")
+        filter_limits.stdin.close()
+        assert filter_limits.stderr.read() == b""

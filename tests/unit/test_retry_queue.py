@@ -3,73 +3,83 @@
 
 from __future__ import annotations
 
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[2] / "roles/opensmtpd/files/retry-queue"
 PASS = 15  # seconds, as its timer says
+ENVELOPE = "00a1b2c3d4e5f601"
+SIGNER, RELAY = "smtp+notls://127.0.0.1:10027", "smtps://relay.test:465"
+HOPS = (f"SIGN={SIGNER}", f"SEND={RELAY}")
 
 
 class Server:
-    """A queue with one envelope that no try helps, and a hop that is there or not."""
+    """A queue with one envelope that no try helps, and hops that are there or not."""
 
-    def __init__(self, program: ModuleType, action: str, reason: str = "Network error on destination MXs") -> None:
-        self.program, self.action, self.reason = program, action, reason
+    def __init__(self, program: ModuleType, action: str, error: str, addresses: str) -> None:
+        self.program, self.error, self.addresses = program, error, addresses
         self.now, self.there, self.tries = 1_000_000.0, True, 0
+        self.asked: list[tuple[str, str]] = []
+        file = program.QUEUE / ENVELOPE[:2] / ENVELOPE[:8] / ENVELOPE
+        file.parent.mkdir(parents=True)
+        file.write_text(f"version: 3\ndispatcher: {action}\ntype: mta\n")
 
     def smtpctl(self, *arguments: str) -> str:
-        if arguments == ("show", "queue"):
-            return f"e1|inet4|mta||a@our.test|b@far.test|b@far.test|1|2|3|4|pending|400|{self.reason}\n"
         if arguments[0] == "schedule":
             self.tries += 1
-        return f"dispatcher: {self.action}\n" if arguments[1] == "envelope" else ""
+        rest = f"1|2|3|4|pending|400|{self.error}\n"
+        return f"{ENVELOPE}|inet4|mta|auth|{self.addresses}|{rest}" if arguments == ("show", "queue") else ""
 
-    def ask(self) -> None:
-        if not self.there:
-            raise ConnectionRefusedError
+    def answers(self, hop: Any) -> bool:
+        self.asked.append((hop.scheme, hop.host))
+        return self.there
 
-    def passes(self, seconds: int) -> int:
+    def passes(self, seconds: int, hops: tuple[str, ...] = HOPS) -> int:
         """Run the timer for so long; the tries."""
         before = self.tries
         for _ in range(seconds // PASS):
-            self.program.main()
+            assert self.program.main(hops) == os.EX_OK
             self.now += PASS
         return self.tries - before
 
 
 @pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    loader = SourceFileLoader("retry_queue", str(PROGRAM))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec
-    module = module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, loader.name, module)
-    loader.exec_module(module)
-    module.STATE = tmp_path / "run" / "state.json"  # type: ignore[attr-defined]
+def program(load_program: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = load_program("smtp_relay/files/usr/local/lib/selfhosted-mail/retry-queue")
+    monkeypatch.setattr(module, "STATE", tmp_path / "run" / "state.json")
+    monkeypatch.setattr(module, "QUEUE", tmp_path / "queue")
     return module
 
 
-def server(program: ModuleType, monkeypatch: pytest.MonkeyPatch, action: str, **more: str) -> Server:
-    found = Server(program, action, **more)
-    monkeypatch.setattr(program, "smtpctl", found.smtpctl)
-    monkeypatch.setattr(program, "hops", lambda: {
-        "SIGN": program.Hop(found.ask, signs=True), "SEND": program.Hop(found.ask)})
-    monkeypatch.setattr(program.time, "time", lambda: found.now)
-    return found
+@pytest.fixture
+def server(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Server]:
+    def make(
+        action: str,
+        error: str = "Network error on destination MXs",
+        addresses: str = "a@our.test|b@far.test|b@far.test",
+    ) -> Server:
+        found = Server(program, action, error, addresses)
+        monkeypatch.setattr(program, "smtpctl", found.smtpctl)
+        monkeypatch.setattr(program, "answers", found.answers)
+        monkeypatch.setattr(program.time, "time", lambda: found.now)
+        return found
+
+    return make
 
 
-def test_a_relay_that_refuses_the_login_is_asked_less_and_less(program, monkeypatch):
-    relay = server(program, monkeypatch, "SEND")
+def test_a_relay_that_refuses_the_login_is_asked_less_and_less(server: Callable[..., Server]) -> None:
+    relay = server("SEND")
     assert relay.passes(60) in (1, 2)
     assert relay.passes(3600) <= 9
 
 
-def test_a_relay_that_was_away_is_asked_at_once(program, monkeypatch):
-    relay = server(program, monkeypatch, "SEND")
+def test_a_relay_that_was_away_is_asked_at_once(server: Callable[..., Server]) -> None:
+    relay = server("SEND")
     relay.passes(3600)
     relay.there = False
     assert relay.passes(600) == 0
@@ -77,13 +87,65 @@ def test_a_relay_that_was_away_is_asked_at_once(program, monkeypatch):
     assert relay.passes(PASS) == 1
 
 
-def test_the_signing_proxy_is_asked_at_every_pass(program, monkeypatch):
-    assert server(program, monkeypatch, "SIGN", reason="451 4.3.0 No key").passes(600) == 40
+def test_the_signing_proxy_is_asked_at_every_pass(server: Callable[..., Server]) -> None:
+    assert server("SIGN", error="451 4.3.0 No key").passes(600) == 40
 
 
-def test_an_answer_of_the_relay_is_respected(program, monkeypatch):
-    assert server(program, monkeypatch, "SEND", reason="451 4.7.1 Later").passes(600) == 0
+def test_an_answer_of_the_relay_is_respected(server: Callable[..., Server]) -> None:
+    assert server("SEND", error="451 4.7.1 Later").passes(600) == 0
 
 
-def test_what_goes_to_mx_hosts_is_left_alone(program, monkeypatch):
-    assert server(program, monkeypatch, "FORWARD").passes(600) == 0
+def test_what_goes_to_mx_hosts_is_left_alone(server: Callable[..., Server]) -> None:
+    far = server("FORWARD")
+    assert far.passes(600) == 0
+    assert far.passes(600, ()) == 0
+
+
+def test_one_hop_of_two_actions_is_probed_once(server: Callable[..., Server]) -> None:
+    relay = server("FORWARD")
+    assert relay.passes(PASS, (f"SEND={RELAY}", f"FORWARD={RELAY}")) == 1
+    assert relay.asked == [("smtps", "relay.test")]
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        "@|b@far.test|b@far.test",
+        "a|b@our.test|b@far.test|b@far.test",
+        "a@our.test|b|1|2|3|4|pending|0|x@far.test|b|c@far.test",
+        "||@our.test|||@far.test||@far.test",
+    ],
+)
+@pytest.mark.parametrize("error", ["", "Network error | 1|2|3|4|pending|0|x@y"])
+def test_addresses_and_errors_may_hold_the_separator(
+    server: Callable[..., Server], program: ModuleType, addresses: str, error: str
+) -> None:
+    assert server("SIGN", error, addresses).passes(PASS) == 1
+    assert program.waiting() == {ENVELOPE: error}
+
+
+@pytest.mark.parametrize(
+    "argument", ["SIGN", "=smtps://relay.test:465", "SEND=http://relay.test:465", "SEND=smtps://relay.test",
+                 "SEND=smtps://relay.test:x", "RECV=lmtp:run/lmtp", "RECV=lmtp:", ""],
+)  # fmt: skip
+def test_wrong_usage(program: ModuleType, capsys: pytest.CaptureFixture[str], argument: str) -> None:
+    assert program.main([HOPS[0], argument]) == os.EX_USAGE
+    assert capsys.readouterr().err.startswith("usage: retry-queue ")
+
+
+def test_without_opensmtpd_it_says_so(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert program.main(HOPS) == os.EX_OSERR
+    assert capsys.readouterr().err == "<3>retry-queue: [Errno 2] No such file or directory: 'smtpctl'\n"
+
+
+def test_probes(program: ModuleType, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "lmtp"))
+        listener.listen()
+        assert program.answers(program.Hop("", "", "", str(tmp_path / "lmtp")))
+    assert not program.answers(program.Hop("", "", "", str(tmp_path / "lmtp")))
+    assert not program.answers(program.Hop("smtps", "127.0.0.1", "1", ""))
+    assert not program.answers(program.Hop("smtp+notls", "a..b", "99999999", ""))

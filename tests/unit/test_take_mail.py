@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -15,15 +12,8 @@ HOST = "mail.example.org"
 
 
 @pytest.fixture(scope="module")
-def take_mail(checkout: Path) -> ModuleType:
-    path = str(checkout / "roles/opensmtpd/files/take-mail")
-    loader = importlib.machinery.SourceFileLoader("take_mail", path)
-    spec = importlib.util.spec_from_loader("take_mail", loader)
-    assert spec
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["take_mail"] = module
-    loader.exec_module(module)
-    return module
+def take_mail(load_program: Callable[[str], ModuleType]) -> ModuleType:
+    return load_program("opensmtpd/files/usr/local/lib/selfhosted-mail/take-mail")
 
 
 @pytest.mark.parametrize(

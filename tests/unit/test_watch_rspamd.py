@@ -6,27 +6,21 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[2] / "roles/rspamd/files/watch-rspamd"
 COMPUTES = "while True: pass"
 SLEEPS = "import time; time.sleep(600)"
 
 
 @pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def program(
+    load_program: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ModuleType]:
     """The program, with somebody at Rspamd's port who takes connections and says nothing."""
-    loader = SourceFileLoader("watch_rspamd", str(PROGRAM))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec
-    module = module_from_spec(spec)
-    loader.exec_module(module)
+    module = load_program("rspamd/files/usr/local/lib/selfhosted-mail/watch-rspamd")
     with socket.create_server(("127.0.0.1", 0), backlog=50) as silent:
         monkeypatch.setattr(module, "RSPAMD", silent.getsockname())
         monkeypatch.setattr(module, "PATIENCE", 2)
@@ -39,11 +33,16 @@ def test_one_that_computes_is_asked_more_often(
 ) -> None:
     asked = []
     answers = program.rspamd_answers
+
+    def count() -> bool:
+        asked.append(1)
+        return bool(answers())
+
     with subprocess.Popen([sys.executable, "-c", f"print(flush=True)\n{does}"], stdout=subprocess.PIPE) as rspamd:
         assert rspamd.stdout
         rspamd.stdout.readline()
         monkeypatch.setattr(program, "processes", lambda *_who: [rspamd.pid])
-        monkeypatch.setattr(program, "rspamd_answers", lambda: asked.append(1) or answers())
+        monkeypatch.setattr(program, "rspamd_answers", count)
         try:
             assert program.rspamd_hangs()
         finally:

@@ -1,22 +1,31 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The two servers under test, as molecule.yml describes them, and how tests run on both at the same time."""
+"""The two servers under test, as molecule.yml describes them."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.message import EmailMessage
 
-from testbed import imap, provider, smtp
-from testbed.containers import PATIENCE, docker, run, wait_for
+from testbed import imap, provider, server, smtp
+from testbed.containers import PATIENCE
+from testbed.signatures import check_signed
 
 RELAY = "default-relay"
 # Somebody elsewhere, whose mail the relay provider keeps.
 FRIEND = "friend@far.test"
 STRANGER = "stranger@world.test"
+
+# Files by content, packages, and which processes the services have.
+_STATE = r"""
+find /etc /usr/local /opt /root /var/lib /var/vmail /var/spool -xdev -type f \
+    -not -path '/var/lib/redis*' -not -path '/var/lib/rspamd/*' -not -path '/var/spool/smtpd/*' \
+    -not -path '/var/vmail/*' -not -path '/root/.ansible/*' -not -path '/var/lib/systemd/*' \
+    -not -path '/var/lib/private/*' \
+    -printf '%m %u %g %p ' -exec sha256sum {} \; | sort -k 4
+dpkg-query -W
+systemctl show -p Id -p MainPID -p ActiveState -p UnitFileState opensmtpd dkimproxy rspamd dovecot
+"""
 
 
 @dataclass(frozen=True)
@@ -26,10 +35,7 @@ class Login:
 
 
 @dataclass(frozen=True)
-class Server:
-    container: str
-    ip: str
-    domain: str
+class Server(server.Server):
     additional_domain: str
     additional_selector: str
     # As the provider logs it: with its own name where the login has no domain.
@@ -37,8 +43,8 @@ class Server:
     relay_password: str
 
     @property
-    def hostname(self) -> str:
-        return f"mail.{self.domain}"
+    def selectors(self) -> dict[str, str]:
+        return {**super().selectors, self.additional_domain: self.additional_selector}
 
     @property
     def alice(self) -> Login:
@@ -54,15 +60,6 @@ class Server:
     def quinn(self) -> Login:
         """Has a quota of 2 MB; q@ and quota@ lead there, crew@ there and to bob."""
         return Login(f"quinn@{self.domain}", "small box")
-
-    def run(self, *command: str, user: str = "root") -> str:
-        """Standard output of a command on the server; AssertionError when it fails."""
-        return run(self.container, *command, user=user)
-
-    def python(self, program: str, *arguments: str, user: str = "nobody") -> str:
-        """Standard output of a Python program run on the server; AssertionError when it fails."""
-        words = ["exec", "--interactive", "--user", user, self.container, "python3", "-", *arguments]
-        return docker(*words, data=program.encode()).decode()
 
     def submit(
         self,
@@ -100,51 +97,35 @@ class Server:
         lines = self.run("journalctl", "--no-pager", f"--since={started}", *options).splitlines()
         return [line for line in lines if not line.startswith("-- ")]
 
-    def queue(self) -> str:
-        """OpenSMTPD's queue, a line for each recipient."""
-        return self.run("smtpctl", "show", "queue")
-
-    def settle(self, timeout: float = PATIENCE) -> None:
-        """Wait until nothing is in the queue any more."""
-        wait_for(lambda: not self.queue(), timeout, f"{self.container}'s queue is empty")
+    def state(self) -> list[str]:
+        """What a run may change, line by line."""
+        lines = self.sh(_STATE).splitlines()
+        assert len(lines) > 500
+        return lines
 
 
 SERVERS = [
     Server(
-        "default-mail12", "198.51.100.12", "twelve.test", "dozen.test", "eggs",
-        "customer@twelve.test", 'twelve: #"@ 12%',
+        "default-mail12", "twelve.test", "dozen.test", "eggs", "customer@twelve.test", 'twelve: #"@ 12%',
     ),
     Server(
-        "default-mail13", "198.51.100.13", "thirteen.test", "bakers.test", "oven",
+        "default-mail13", "thirteen.test", "bakers.test", "oven",
         "thirteen@smtp.provider.test", "13 !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~",
     ),
 ]  # fmt: skip
+both = server.for_all(SERVERS)
 
 
 def on_both(check: Callable[[Server], object]) -> None:
-    """Call it for both servers at the same time. Raises what it raises; a group of both servers' errors if both do."""
-    with ThreadPoolExecutor() as pool:
-        answers = {server: pool.submit(check, server) for server in SERVERS}
-    errors = []
-    for server, answer in answers.items():
-        if (error := answer.exception()) is not None:
-            error.add_note(f"server: {server.container}")
-            errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise BaseExceptionGroup("both servers", errors)
+    """Call it for both servers at the same time."""
+    server.on_all(SERVERS, check)
 
 
-def both(test: Callable[..., None]) -> Callable[..., None]:
-    """Decorator: the test runs for both servers at the same time; its first parameter is the server."""
-
-    @functools.wraps(test)
-    def run_test(**parameters: object) -> None:
-        on_both(lambda server: test(server, **parameters))
-
-    signature = inspect.signature(test)
-    run_test.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[one for name, one in signature.parameters.items() if name != "server"]
-    )
-    return run_test
+def check_relayed(server: Server, kept: provider.Kept) -> dict[str, str]:
+    """It came from the server, over TLS, with its login, signed; Mail::DKIM agrees. Returns the signature's tags."""
+    assert kept.client_address == server.ip
+    assert kept.auth_user == server.relay_user
+    assert kept.tls in ("TLSv1.2", "TLSv1.3")
+    signature = check_signed(server, kept.raw)
+    assert kept.dkim == [("pass", signature["d"])], kept.message["Authentication-Results"]
+    return signature

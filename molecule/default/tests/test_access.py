@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 from servers import Server, both
+
 from testbed import smtp
 
 PORTS = [25, 465, 587, 993]

@@ -10,6 +10,7 @@ import dns.query
 import dns.rdatatype
 import pytest
 from servers import Server, both
+
 from testbed.dns import SERVER as NAME_SERVER
 from testbed.dns import query
 

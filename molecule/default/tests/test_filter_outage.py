@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from servers import FRIEND, STRANGER, Server, both
-from test_restart import main_pid
+
 from testbed import smtp
 from testbed.containers import docker, wait_for
+
+pytestmark = pytest.mark.disruptive
 
 MINUTE = 60  # seconds
 
@@ -46,7 +48,7 @@ def back_within_a_minute(server: Server) -> None:
     smtp.deliver(server.ip, STRANGER, [server.alice.address], message, patience=MINUTE)
     assert time.monotonic() - begun < MINUTE
     server.mailbox(server.alice, str(message["Message-ID"]))
-    wait_for(lambda: main_pid(server, "opensmtpd") and main_pid(server, "rspamd"), MINUTE, "both daemons run")
+    wait_for(lambda: server.main_pid("opensmtpd") and server.main_pid("rspamd"), MINUTE, "both daemons run")
     users_go_on(server)
 
 
@@ -54,10 +56,10 @@ def back_within_a_minute(server: Server) -> None:
 def test_rspamd_down(server: Server) -> None:
     server.run("systemctl", "stop", "rspamd")
     try:
-        smtpd = main_pid(server, "opensmtpd")
+        smtpd = server.main_pid("opensmtpd")
         assert [attempt(server) // 100 for _number in range(3)] == [4, 4, 4]
         users_go_on(server)
-        assert main_pid(server, "opensmtpd") == smtpd
+        assert server.main_pid("opensmtpd") == smtpd
     finally:
         server.run("systemctl", "start", "rspamd")
     back_within_a_minute(server)
@@ -116,11 +118,11 @@ time.sleep(600)
 
 @both
 def test_other_users_do_not_have_it_restarted(server: Server) -> None:
-    smtpd = main_pid(server, "opensmtpd")
+    smtpd = server.main_pid("opensmtpd")
     docker("exec", "--detach", "--user", "nobody", server.container, "python3", "-c", IMPOSTOR)
     wait_for(lambda: server.run("sh", "-c", "pgrep --uid nobody -x filter-rspamd || true"), what="it runs")
     server.run("/usr/local/lib/selfhosted-mail/watch-rspamd")
-    assert main_pid(server, "opensmtpd") == smtpd
+    assert server.main_pid("opensmtpd") == smtpd
     server.run("pkill", "--uid", "nobody", "-x", "filter-rspamd")
 
 

@@ -12,10 +12,11 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 
 import pytest
-from servers import FRIEND, RELAY, SERVERS, STRANGER, Server, both
-from signatures import Peer, check_relayed
+from servers import FRIEND, RELAY, SERVERS, STRANGER, Server, both, check_relayed
+
 from testbed import dns, provider, smtp
 from testbed.containers import wait_for
+from testbed.signatures import Peer
 
 
 def parsed(raw: bytes) -> EmailMessage:
@@ -150,7 +151,8 @@ def test_domains_that_ask_get_reports(server: Server) -> None:
     server.run(program, f"postmaster@{server.hostname}", today)
     begun = time.time() - 60
     kept = [
-        one for one in [provider.wait_kept(RELAY, f"Submitter: {server.hostname}")]
+        one
+        for one in [provider.wait_kept(RELAY, f"Submitter: {server.hostname}")]
         if one.time > begun and one.recipients == (f"dmarc@{domain}",)
     ]
     assert kept
@@ -164,9 +166,12 @@ def test_domains_that_ask_get_reports(server: Server) -> None:
 
 @both
 def test_junk_teaches_through_the_socket_alone(server: Server) -> None:
-    """What Dovecot's scripts use, as Dovecot's user; nobody else on the host."""
-    socket = "/run/rspamd-learn/controller.sock"
+    """What learns for Dovecot has the socket's group as a further one; nobody else on the host."""
+    unit = "selfhosted-mail-learn.service"
+    shown = server.run("systemctl", "show", "-p", "User", "-p", "SupplementaryGroups", unit)
+    assert set(shown.split()) == {"User=vmail", "SupplementaryGroups=_rspamd"}
+    socket = "/run/rspamd/controller.sock"
     program = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect('{socket}'); print('connected')"
-    assert "connected" in server.python(program, user="vmail")
+    assert "connected" in server.python(program, user="vmail:_rspamd")
     tried = program.replace("s.connect", "print(s.connect_ex").replace("); print('connected')", "))")
     assert server.python(tried).strip() != "0"

@@ -7,10 +7,11 @@ import re
 import smtplib
 import uuid
 
-from playbook import run_site
 from servers import FRIEND, RELAY, SERVERS, STRANGER, Server, both
-from signatures import Peer, signatures, verifies
+
 from testbed import provider, smtp
+from testbed.playbook import run_site
+from testbed.signatures import Peer, signatures, verifies
 
 
 @both
@@ -73,15 +74,14 @@ def test_srs_addresses_cannot_be_made_up(server: Server) -> None:
 def test_directly_past_the_relay() -> None:
     """`mail_forward_via: direct` concerns what is forwarded alone, and the run says so."""
     done = run_site("--tags", "accounts", variables={"mail_forward_via": "direct"})
-    assert done.returncode == 0, done.stdout[-3000:]
     try:
-        assert "directly to the recipients' servers" in done.stdout
+        assert "directly to the recipients' servers" in done.output
         for server in SERVERS:
             kept = server.relayed(server.receive(f"away@{server.domain}"))
             assert (kept.recipients, kept.auth_user, kept.client_address) == ((FRIEND,), "", server.ip)
             assert kept.sender.startswith("SRS0=")
             assert server.relayed(server.submit([FRIEND])).auth_user == server.relay_user
     finally:
-        assert run_site("--tags", "accounts").returncode == 0
+        run_site("--tags", "accounts")
     for server in SERVERS:
         assert server.relayed(server.receive(f"away@{server.domain}")).auth_user == server.relay_user

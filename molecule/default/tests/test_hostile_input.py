@@ -8,8 +8,7 @@ from base64 import b64encode
 
 import pytest
 from servers import STRANGER, Server, both
-from test_inbound import GTUBE
-from test_restart import main_pid
+
 from testbed import smtp
 
 ANSWERED = 30  # seconds within which the server answers
@@ -40,17 +39,17 @@ def check_long_line(server: Server, length: int, starttls: bool) -> None:
     else:
         assert answer[0] == 500 and b"Line too long" in answer[1], (length, answer)
     # Rspamd refuses this one, so that it does not stay.
-    spam = smtp.compose(STRANGER, [server.alice.address], body=f"A small message.\n\n{GTUBE}\n\nEnd.\n")
+    spam = smtp.compose(STRANGER, [server.alice.address], body=f"A small message.\n\n{smtp.GTUBE}\n\nEnd.\n")
     code, text = bring(server, smtp.wire(spam))
     assert code == 550 and b"Gtube" in text, (length, code, text)
 
 
 def check_long_lines(server: Server, lengths: list[int]) -> None:
-    before = main_pid(server, "opensmtpd")
+    before = server.main_pid("opensmtpd")
     for starttls in (False, True):
         for length in lengths:
             check_long_line(server, length, starttls)
-    assert main_pid(server, "opensmtpd") == before, "OpenSMTPD was not restarted"
+    assert server.main_pid("opensmtpd") == before, "OpenSMTPD was not restarted"
 
 
 @both
@@ -77,9 +76,23 @@ def test_lines_of_users_are_held_to_the_same_limit(server: Server) -> None:
 @pytest.mark.parametrize("port", [465, 587])
 @both
 def test_a_login_name_of_any_octets_is_only_refused(server: Server, port: int) -> None:
-    before = main_pid(server, "opensmtpd")
-    names = [b"a\nb", b"\n", b"a\r\nb", b"\r", b"a\tb", b"a b", b"a:b", b"a|b", b"\x01\x1b[2J\x7f", b"\xff\xfe",
-             b"%s%n", b"0123456789abcdef|found|x\nsecond|line", b"n" * 200, server.alice.address.encode() + b"\n"]
+    before = server.main_pid("opensmtpd")
+    names = [
+        b"a\nb",
+        b"\n",
+        b"a\r\nb",
+        b"\r",
+        b"a\tb",
+        b"a b",
+        b"a:b",
+        b"a|b",
+        b"\x01\x1b[2J\x7f",
+        b"\xff\xfe",
+        b"%s%n",
+        b"0123456789abcdef|found|x\nsecond|line",
+        b"n" * 200,
+        server.alice.address.encode() + b"\n",
+    ]
     session: smtplib.SMTP
     if port == 465:
         session = smtplib.SMTP_SSL(server.ip, port, timeout=ANSWERED, context=smtp.tls())
@@ -96,4 +109,4 @@ def test_a_login_name_of_any_octets_is_only_refused(server: Server, port: int) -
     # Twice: a table program would have ended at the first of these.
     for _time in range(2):
         smtp.login(server.ip, port, server.alice.address, server.alice.password).quit()
-    assert main_pid(server, "opensmtpd") == before, "OpenSMTPD was not restarted"
+    assert server.main_pid("opensmtpd") == before, "OpenSMTPD was not restarted"

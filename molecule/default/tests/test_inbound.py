@@ -11,10 +11,9 @@ from email.message import EmailMessage
 
 import pytest
 from servers import FRIEND, STRANGER, Server, both
-from signatures import Peer
-from testbed import imap, smtp
 
-GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
+from testbed import imap, smtp
+from testbed.signatures import Peer
 
 
 def parsed(raw: bytes) -> EmailMessage:
@@ -165,7 +164,9 @@ def test_relaying_after_starttls(server: Server) -> None:
 @both
 def test_gtube(server: Server) -> None:
     message = smtp.compose(
-        STRANGER, [server.alice.address], body=f"This is the GTUBE, the test for spam filters:\n\n{GTUBE}\n\nEnd.\n"
+        STRANGER,
+        [server.alice.address],
+        body=f"This is the GTUBE, the test for spam filters:\n\n{smtp.GTUBE}\n\nEnd.\n",
     )
     with pytest.raises(smtplib.SMTPResponseException) as refused:
         smtp.deliver(server.ip, STRANGER, [server.alice.address], message)

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from servers import Server, both
+
+pytestmark = pytest.mark.aftermath
 
 # Debian's filter-rspamd tells its start to standard error; strangers made up SRS addresses; OpenSMTPD's first start
 # looks for a folder that it makes a moment later.

@@ -6,23 +6,16 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from servers import FRIEND, RELAY, Server, both
-from signatures import author_domain, check_relayed, check_signed
+from servers import FRIEND, RELAY, Server, both, check_relayed
+
 from testbed import provider
-from testbed.containers import docker
-
-
-def sendmail(server: Server, text: str, *arguments: str, user: str = "root") -> None:
-    """The message goes to the host's sendmail command."""
-    words = ["exec", "--interactive", "--user", user, server.container, "/usr/sbin/sendmail", *arguments]
-    docker(*words, data=text.encode())
+from testbed.signatures import author_domain, check_signed
 
 
 @both
 def test_mail_of_cron_reaches_the_admin_signed(server: Server) -> None:
     marker = f"job {uuid.uuid4()}"
-    sendmail(
-        server,
+    server.sendmail(
         f"From: root (Cron Daemon)\nTo: root\nSubject: Cron <root@mail> backup\n\n{marker}\n",
         "-FCronDaemon", "-i", "-B8BITMIME", "-oem", "root",
     )  # fmt: skip
@@ -35,7 +28,7 @@ def test_mail_of_cron_reaches_the_admin_signed(server: Server) -> None:
 @both
 def test_mail_of_a_script_leaves_signed(server: Server, user: str) -> None:
     marker = f"report {uuid.uuid4()}"
-    sendmail(server, f"To: {FRIEND}\nSubject: disk is full\n\n{marker}\n", "-t", user=user)
+    server.sendmail(f"To: {FRIEND}\nSubject: disk is full\n\n{marker}\n", "-t", user=user)
     kept = provider.wait_kept(RELAY, marker)
     check_relayed(server, kept)
     assert kept.sender == f"{user}@{server.hostname}"
@@ -46,7 +39,7 @@ def test_mail_of_a_script_leaves_signed(server: Server, user: str) -> None:
 def test_report_about_local_mail_is_signed(server: Server) -> None:
     """The host's own mail that the provider refuses: root's admin reads why."""
     marker = f"report {uuid.uuid4()}"
-    sendmail(server, f"To: nobody@far.test\nSubject: {marker}\n\n{marker}\n", "-t")
+    server.sendmail(f"To: nobody@far.test\nSubject: {marker}\n\n{marker}\n", "-t")
     bounce = server.mailbox(server.alice, marker)
     assert b"No such user here" in bounce
     check_signed(server, bounce)

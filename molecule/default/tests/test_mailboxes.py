@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from email.utils import parseaddr
 
 import pytest
-from servers import RELAY, SERVERS, STRANGER, Login, Server, both, on_both
-from signatures import author_domain, check_relayed, check_signed
+from servers import RELAY, SERVERS, STRANGER, Login, Server, both, check_relayed, on_both
+
 from testbed import imap, managesieve, provider, smtp
 from testbed.containers import docker, wait_for
+from testbed.signatures import author_domain, check_signed
 
 WORDS = [f"{first}{second}" for first in ("alpha", "gamma", "sigma") for second in ("bat", "cow", "dog", "elk")]
 
@@ -216,7 +217,9 @@ def test_no_vacation_answer_to_spam(server: Server) -> None:
     marker = f"Gone fishing {uuid.uuid4()}"
     sender = f"seller-{uuid.uuid4().hex[:8]}@world.test"
     message = smtp.compose(
-        f'"service@bank.test" <{sender}>', ["undisclosed-recipients:;"], body=f"Dear winner {uuid.uuid4()}\n",
+        f'"service@bank.test" <{sender}>',
+        ["undisclosed-recipients:;"],
+        body=f"Dear winner {uuid.uuid4()}\n",
         subject="YOU HAVE WON A LOT OF MONEY",
     )
     text = f'require "vacation";\nvacation :addresses "{server.quinn.address}" "{marker}";\n'

@@ -7,10 +7,12 @@ import re
 from email.message import EmailMessage
 
 import pytest
-from servers import RELAY, SERVERS, Server, on_both
-from signatures import check_relayed
+from servers import RELAY, SERVERS, Server, check_relayed, on_both
+
 from testbed import provider
 from testbed.containers import wait_for
+
+pytestmark = pytest.mark.disruptive
 
 
 def talks(server: Server, since: int) -> list[str]:

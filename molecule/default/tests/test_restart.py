@@ -6,27 +6,22 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from servers import FRIEND, RELAY, Server, both
-from signatures import check_relayed, check_signed
-from test_local import sendmail
+from servers import FRIEND, RELAY, Server, both, check_relayed
+
 from testbed import containers, provider
 from testbed.containers import wait_for
+from testbed.signatures import check_signed
+
+pytestmark = pytest.mark.disruptive
 
 DAEMONS = ["opensmtpd", "dkimproxy", "rspamd", "dovecot"]
-
-
-def main_pid(server: Server, unit: str) -> int:
-    """Process number of the running service; 0 unless it is active."""
-    show = server.run("systemctl", "show", "-P", "MainPID", "-P", "ActiveState", f"{unit}.service").split()
-    values = dict(zip(("pid", "state") if show[0].isdigit() else ("state", "pid"), show, strict=True))
-    return int(values["pid"]) if values["state"] == "active" else 0
 
 
 def check_everything(server: Server) -> None:
     """Mail from users, from outside, from the host."""
     inside, outside = server.submit([server.bob.address], port=465), server.submit([FRIEND])
     marker = f"report {uuid.uuid4()}"
-    sendmail(server, f"To: {FRIEND}\nSubject: {marker}\n\n{marker}\n", "-t")
+    server.sendmail(f"To: {FRIEND}\nSubject: {marker}\n\n{marker}\n", "-t")
     inbound = server.receive(f"a.liddell@{server.domain}", f"away@{server.domain}")
     check_relayed(server, server.relayed(outside))
     check_relayed(server, provider.wait_kept(RELAY, marker))
@@ -42,10 +37,10 @@ def test_killed_daemon_comes_back(server: Server, daemon: str) -> None:
     if daemon == "redis":
         listed = server.run("systemctl", "list-units", "--state=active", "--plain", "--no-legend", "*redis*.service")
         daemon = listed.split()[0].removesuffix(".service")
-    before = main_pid(server, daemon)
+    before = server.main_pid(daemon)
     assert before
     server.run("kill", "-KILL", str(before))
-    wait_for(lambda: main_pid(server, daemon) not in (0, before), what=f"{daemon} runs again")
+    wait_for(lambda: server.main_pid(daemon) not in (0, before), what=f"{daemon} runs again")
 
 
 @both
@@ -57,7 +52,7 @@ def test_killed_filter_comes_back(server: Server) -> None:
     def again() -> bool:
         now = server.run("sh", "-c", "pgrep -f filter-rspamd || true").split()
         listening = server.run("ss", "-Hltn", "sport = :465")
-        return bool(now) and not set(now) & set(before) and main_pid(server, "opensmtpd") != 0 and bool(listening)
+        return bool(now) and not set(now) & set(before) and server.main_pid("opensmtpd") != 0 and bool(listening)
 
     wait_for(again, what="the filter runs again")
 

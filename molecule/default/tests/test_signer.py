@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import re
 
-from servers import FRIEND, RELAY, Server, both
-from signatures import check_relayed, check_signed
+import pytest
+from servers import FRIEND, RELAY, Server, both, check_relayed
+
 from testbed import provider, smtp
 from testbed.containers import wait_for
+from testbed.signatures import check_signed
+
+pytestmark = pytest.mark.disruptive
 
 
 def tried(server: Server, recipient: str, since: str) -> bool:

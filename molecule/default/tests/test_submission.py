@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from email.message import EmailMessage
 
 import pytest
-from servers import FRIEND, RELAY, STRANGER, Server, both
-from signatures import check_relayed, check_signed, signatures, verifies
+from servers import FRIEND, RELAY, STRANGER, Server, both, check_relayed
+
 from testbed import provider, smtp
+from testbed.signatures import check_signed, signatures, verifies
 
 
 def plain_auth(user: str, password: str) -> str:

@@ -4,8 +4,9 @@
 import uuid
 
 import pytest
+
 from testbed import containers
-from testbed.guard import GUARD, check_needs_the_guard, wrong_rules
+from testbed.firewall import FIREWALL, check_needs_the_firewall, wrong_rules
 
 testinfra_hosts = ["docker://dkimproxy-debian12", "docker://dkimproxy-debian13"]
 
@@ -47,7 +48,7 @@ def users(host):
     for name in ("mallory", "opensmtpd"):
         if not host.user(name).exists:
             host.run_test(f"useradd --user-group {name}")
-    host.run_test(f"systemctl reload {GUARD}")
+    host.run_test(f"systemctl reload {FIREWALL}")
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_a_reload_of_the_firewall_leaves_no_gap(host, users, nft, reload):
 def test_rules_of_others_stay(host, users, nft):
     host.run_test("nft add table inet others && nft add chain inet others input")
     before = host.check_output("nft list table inet others")
-    host.run_test(f"systemctl restart {GUARD}")
+    host.run_test(f"systemctl restart {FIREWALL}")
     assert host.check_output("nft list table inet others") == before
     host.run_test("nft delete table inet others")
     check_closed(host)
@@ -98,7 +99,7 @@ def test_rules_of_others_stay(host, users, nft):
 
 def test_nobody_can_take_it_away(host, users, nft):
     assert host.run("nft delete table inet selfhosted_mail").rc != 0
-    host.run_test(f"systemctl kill --signal=KILL {GUARD}")
+    host.run_test(f"systemctl kill --signal=KILL {FIREWALL}")
     containers.wait_for(lambda: connects(host, "mallory", 10028) == "ConnectionRefusedError", what="the guard is back")
     check_closed(host)
 
@@ -108,7 +109,9 @@ def test_nobody_waits_in_the_place_of_the_signing_proxy(host, users):
     try:
         host.run_test(
             f"rm -f /tmp/impostor; systemd-run --unit=impostor-{uuid.uuid4().hex[:8]} --quiet --uid=mallory"
-            " --property=StandardOutput=truncate:/tmp/impostor python3 -c %s", WAIT_IN_ITS_PLACE)
+            " --property=StandardOutput=truncate:/tmp/impostor python3 -c %s",
+            WAIT_IN_ITS_PLACE,
+        )
         containers.wait_for(lambda: host.file("/tmp/impostor").contains("waiting"), what="the impostor waits")
         assert connects(host, "opensmtpd", 10027) == "TimeoutError"
         containers.wait_for(lambda: len(host.file("/tmp/impostor").content_string.splitlines()) == 2)
@@ -119,26 +122,26 @@ def test_nobody_waits_in_the_place_of_the_signing_proxy(host, users):
 
 
 def test_the_signing_proxy_does_not_start_without_it(host, users):
-    check_needs_the_guard(host, "dkimproxy", 10027)
+    check_needs_the_firewall(host, "dkimproxy", 10027)
     check_closed(host)
 
 
 def test_wrong_rules_do_not_replace_the_right_ones(host, users):
     with wrong_rules(host):
-        assert host.run(f"systemctl reload {GUARD}").rc != 0
+        assert host.run(f"systemctl reload {FIREWALL}").rc != 0
         check_closed(host)
         check_open(host)
-    host.run_test(f"systemctl reload {GUARD}")
+    host.run_test(f"systemctl reload {FIREWALL}")
 
 
 def test_without_nftables_it_says_what_is_unprotected(host):
     """A host whose kernel or container gives no nftables looks like one without the right to it."""
     check = host.run("setpriv --bounding-set -net_admin /usr/local/lib/selfhosted-mail/nftables-rules --check")
     assert check.rc == 1
-    assert "mail_guard: false" in check.stderr
+    assert "mail_firewall: false" in check.stderr
     assert "every local user can reach the ports" in check.stderr
 
 
 def test_its_service_is_hardened(host):
-    last = host.check_output(f"systemd-analyze security --no-pager {GUARD}").splitlines()[-1]
+    last = host.check_output(f"systemd-analyze security --no-pager {FIREWALL}").splitlines()[-1]
     assert float(last.split(":")[1].split()[0]) <= 2.5, last

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from testbed import containers
 
 testinfra_hosts = ["docker://dkimproxy-debian12", "docker://dkimproxy-debian13"]
@@ -101,20 +102,19 @@ def memory(host):
 
 
 @pytest.fixture
-def sink(host):
+def discarding_next_hop(host):
     """A next hop for large messages."""
-    for name in ("sink", "flood"):
-        program = (HERE / f"{name}.py").read_bytes()
-        containers.docker("exec", "-i", host.backend.name, "sh", "-c", f"cat > /root/{name}.py", data=program)
+    for program in ("discarding_next_hop.py", "send_large_messages.py"):
+        containers.write(host.backend.name, f"/root/{program}", (HERE / program).read_bytes())
     host.run("systemctl stop next-hop guard-next-hop")
-    host.run_test("systemd-run --unit=sink --quiet python3 /root/sink.py")
-    containers.wait_for(lambda: "127.0.0.1:10028 " in host.check_output("ss -Hltn"), what="the sink")
+    host.run_test("systemd-run --unit=discarding-next-hop --quiet python3 /root/discarding_next_hop.py")
+    containers.wait_for(lambda: "127.0.0.1:10028 " in host.check_output("ss -Hltn"), what="the next hop")
     yield
-    host.run("systemctl stop sink")
+    host.run("systemctl stop discarding-next-hop")
 
 
 @pytest.mark.parametrize("count", [10, pytest.param(50, marks=pytest.mark.long)])
-def test_idle_and_under_large_messages(host, sink, memory, count):
+def test_idle_and_under_large_messages(host, discarding_next_hop, memory, count):
     containers.wait_for(lambda: "127.0.0.1:10027 " in host.check_output("ss -Hltn"), what="the signer")
     idle = memory.bytes()
     assert idle < 60e6, f"{idle / 1e6:.0f} MB"
@@ -129,7 +129,7 @@ def test_idle_and_under_large_messages(host, sink, memory, count):
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        answers = host.check_output(f"timeout 500 python3 /root/flood.py {count} 25000000").splitlines()
+        answers = host.check_output(f"timeout 500 python3 /root/send_large_messages.py {count} 25000000").splitlines()
     finally:
         done.set()
         watcher.join()

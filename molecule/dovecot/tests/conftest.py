@@ -5,25 +5,8 @@ from collections.abc import Callable
 
 import pytest
 from dovecot_host import lmtp
-from testbed import containers, smtp
-from testinfra.host import Host
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks at the journal of all the others, and then breaks things, comes last."""
-    items.sort(key=lambda item: item.path.stem == "test_operation")
-
-
-@pytest.fixture
-def container(host: Host) -> str:
-    """Name of the host's container."""
-    return str(host.backend.get_hostname())
-
-
-@pytest.fixture
-def address(container: str) -> str:
-    """The host's IPv4 address."""
-    return containers.address(container)
+from testbed import smtp
 
 
 @pytest.fixture

@@ -1,17 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A host with the role dovecot alone: its accounts, its LMTP socket, and the role run once more."""
+"""A host with the role dovecot alone: its accounts and its LMTP socket."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from pathlib import Path
 
 from testbed import containers
-
-INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
-CONVERGE = Path(__file__).parents[1] / "converge.yml"
 
 # Login and password, as in converge.yml.
 ALICE = ("alice@example.org", "correct horse")
@@ -47,15 +41,15 @@ def lmtp(container: str, message: bytes, *recipients: str, user: str = "vmail") 
     client's traceback when the socket cannot be reached.
     """
     answer = containers.docker(
-        "exec", "--interactive", "--user", user, container, "python3", "-c", _LMTP_CLIENT, json.dumps(recipients),
+        "exec",
+        "--interactive",
+        "--user",
+        user,
+        container,
+        "python3",
+        "-c",
+        _LMTP_CLIENT,
+        json.dumps(recipients),
         data=message,
     )
     return {name: (code, text) for name, (code, text) in json.loads(answer).items()}
-
-
-def run_role(container: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """The converge playbook once more for this host, with more options of ansible-playbook; `stdout` has all output."""
-    return subprocess.run(
-        ["ansible-playbook", "--inventory", INVENTORY, "--limit", container, *options, str(CONVERGE)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )

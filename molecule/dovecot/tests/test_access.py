@@ -9,8 +9,9 @@ import ssl
 
 import pytest
 from dovecot_host import ALICE, BOB, lmtp
-from testbed import imap, smtp
 from testinfra.host import Host
+
+from testbed import imap, smtp
 
 
 def test_imaps_and_managesieve_are_the_only_open_ports(host: Host, address: str) -> None:
@@ -29,7 +30,7 @@ def test_imaps_answers_on_ipv6(host: Host) -> None:
 
 
 def test_certificate_names_the_host(host: Host, address: str) -> None:
-    certificate = host.file("/etc/selfhosted-mail/tls/mail.example.org.pem").content_string
+    certificate = host.file("/etc/selfhosted-mail/tls/fullchain.pem").content_string
     context = ssl.create_default_context(cadata=certificate)
     with (
         socket.create_connection((address, 993), timeout=60) as plain,
@@ -86,14 +87,15 @@ def test_lmtp_socket_is_for_vmail_alone(host: Host, container: str) -> None:
         ("/etc/dovecot/sieve/junk.sieve", "root", 0o644),
         ("/etc/dovecot/sieve/junk.svbin", "root", 0o644),
         ("/etc/selfhosted-mail/passwd", "root", 0o440),
-        ("/etc/selfhosted-mail/tls/mail.example.org.key", "root", 0o600),
+        ("/etc/selfhosted-mail/tls/privkey.pem", "root", 0o600),
         ("/var/vmail", "vmail", 0o700),
         ("/var/lib/selfhosted-mail/full", "vmail", 0o700),
         ("/var/lib/selfhosted-mail/learn/new", "vmail", 0o700),
     ],
 )
 def test_owners_and_modes(host: Host, path: str, user: str, mode: int) -> None:
-    found = host.file(path)
+    """Of what a link leads to, where it is one."""
+    found = host.file(host.file(path).linked_to)
     assert (found.user, found.mode) == (user, mode)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from dovecot_host import ALICE, CAROL, lmtp
+
 from testbed import imap, smtp
 from testbed.containers import docker, run
 
@@ -46,9 +47,7 @@ def test_spam_is_filed_into_junk(deliver: Callable[..., str], address: str, valu
     imap.wait_message(address, *ALICE, deliver(ALICE[0], X_Spam=value), folder)
 
 
-def test_spam_is_filed_before_the_users_own_script(
-    container: str, deliver: Callable[..., str], address: str
-) -> None:
+def test_spam_is_filed_before_the_users_own_script(container: str, deliver: Callable[..., str], address: str) -> None:
     deliver(CAROL[0])
     home = "/var/vmail/example.org/carol"
     script = b'require ["fileinto", "mailbox"]; fileinto :create "Own";'

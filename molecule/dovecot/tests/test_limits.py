@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import pytest
-from testbed.limits import check_limits, clients
 from testinfra.host import Host
+
+from testbed.firewall import check_limits, clients
 
 
 @pytest.mark.parametrize(("port", "family"), [(993, "ipv6"), (4190, "ipv4")])

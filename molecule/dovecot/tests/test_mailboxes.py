@@ -11,10 +11,12 @@ import time
 import uuid
 from collections.abc import Callable
 
-from dovecot_host import ALICE, BOB, CAROL, DAVE, lmtp, run_role
+from dovecot_host import ALICE, BOB, CAROL, DAVE, lmtp
+from testinfra.host import Host
+
 from testbed import imap, smtp
 from testbed.containers import docker, wait_for
-from testinfra.host import Host
+from testbed.playbook import run_role
 
 ZOO = "Zoë’s Ordner/日本"
 
@@ -90,16 +92,17 @@ def test_compressed_messages_are_read_as_before(host: Host, container: str, addr
     plain, packed = (smtp.compose("sender@world.test", [CAROL[0]], "the same words\n" * 500) for _ in range(2))
     assert lmtp(container, smtp.wire(plain), CAROL[0])[CAROL[0]][0] == 250
     try:
-        done = run_role(container, "-e", "dovecot_compression=zstd")
-        assert done.returncode == 0, done.stdout
+        run_role(container, variables={"dovecot_compression": "zstd"})
         assert lmtp(container, smtp.wire(packed), CAROL[0])[CAROL[0]][0] == 250
         wait_for(lambda: not imap_missing(address, packed) or None)
     finally:
-        assert run_role(container).returncode == 0
+        run_role(container)
     for message in (plain, packed):
         assert imap.wait_message(address, *CAROL, str(message["Message-ID"])).endswith(smtp.wire(message))
-    sizes = host.check_output("find /var/vmail/example.org/carol/Maildir/new /var/vmail/example.org/carol/Maildir/cur "
-                              "-type f -newer /root/begun -printf '%s %f\\n'")
+    sizes = host.check_output(
+        "find /var/vmail/example.org/carol/Maildir/new /var/vmail/example.org/carol/Maildir/cur "
+        "-type f -newer /root/begun -printf '%s %f\\n'"
+    )
     squeezed = [line for line in sizes.splitlines() if int(line.split()[0]) * 5 < int(re.search(r",S=(\d+)", line)[1])]
     assert len(squeezed) == 1, sizes
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import email
 import imaplib
-import json
 import re
 from collections.abc import Iterator
 from email import policy
 
 import pytest
-from dovecot_host import ALICE, DAVE, lmtp, run_role
+from dovecot_host import ALICE, DAVE, lmtp
+
 from testbed import imap, smtp
 from testbed.containers import run, wait_for
+from testbed.playbook import run_role
 
 TABLE = "/var/lib/selfhosted-mail/full-mailboxes"
 DAVES = ["dave@example.org", "david@example.org", "davids@example.org"]
@@ -166,15 +167,14 @@ def test_raised_quota_ends_it(container: str, daves_box: str) -> None:
     fill(container, 1_200_000)
     wait_for(lambda: table(container) == DAVES or None, what="Dave is full")
     accounts = [{"address": "dave@example.org", "password": "fourth", "quota": "5M", "aliases": ["david@example.org"]}]
-    options = {"dovecot_accounts": accounts, "dovecot_aliases": {"davids@example.org": ["david@example.org"]}}
+    variables = {"mail_accounts": accounts, "mail_aliases": {"davids@example.org": ["david@example.org"]}}
     try:
-        done = run_role(container, "-e", json.dumps(options))
-        assert done.returncode == 0, done.stdout
+        run_role(container, variables=variables)
         # Its timer does so every ten minutes.
         run(container, "systemctl", "start", "selfhosted-mail-full.service")
         assert table(container) == []
         assert used(container, DAVE[0])[1] == 5 * 1024
     finally:
-        assert run_role(container).returncode == 0
+        run_role(container)
     run(container, "systemctl", "start", "selfhosted-mail-full.service")
     assert table(container) == DAVES

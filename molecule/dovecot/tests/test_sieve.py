@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from dovecot_host import ALICE, CAROL, ERIN, run_role
+from dovecot_host import ALICE, CAROL, ERIN
+from testinfra.host import Host
+
 from testbed import imap, managesieve
 from testbed.containers import docker
-from testinfra.host import Host
+from testbed.playbook import run_role
 
 TO_OWN = 'require ["fileinto", "mailbox"];\nfileinto :create "Own";\n'
 # A notification would have any sender and author that it names.
@@ -107,24 +108,28 @@ def test_administrators_script_runs_as_long_as_there_is_no_own(
 def test_administrators_script_is_checked_first(host: Host, container: str) -> None:
     path = "/etc/dovecot/sieve/accounts/erin@example.org.sieve"
     before = host.check_output(f"sha256sum {path}")
-    bad = {"dovecot_accounts": [{"address": ERIN[0], "password": ERIN[1], "sieve": "fileinto Junk\n"}],
-           "dovecot_aliases": {}, "dovecot_admin_address": ERIN[0]}
-    done = run_role(container, "-e", json.dumps(bad))
-    assert done.returncode != 0
-    assert re.search(r"erin@example\.org: line \d: error", done.stdout), done.stdout
+    bad = {
+        "mail_accounts": [{"address": ERIN[0], "password": ERIN[1], "sieve": "fileinto Junk\n"}],
+        "mail_aliases": {},
+        "mail_admin_address": ERIN[0],
+    }
+    done = run_role(container, variables=bad, fails=True)
+    assert re.search(r"erin@example\.org: line \d: error", done.output), done.output
     assert host.check_output(f"sha256sum {path}") == before
-    assert run_role(container).returncode == 0
+    run_role(container)
 
 
 def test_administrators_script_goes_with_its_account(host: Host, container: str) -> None:
     path = "/etc/dovecot/sieve/accounts/erin@example.org.sieve"
-    without = {"dovecot_accounts": [{"address": ERIN[0], "password": ERIN[1]}], "dovecot_aliases": {},
-               "dovecot_admin_address": ERIN[0]}
-    done = run_role(container, "--diff", "-e", json.dumps(without))
+    without = {
+        "mail_accounts": [{"address": ERIN[0], "password": ERIN[1]}],
+        "mail_aliases": {},
+        "mail_admin_address": ERIN[0],
+    }
     try:
-        assert done.returncode == 0, done.stdout
-        assert '-if header :is "X-Topic" "news"' in done.stdout
+        done = run_role(container, "--diff", variables=without)
+        assert '-if header :is "X-Topic" "news"' in done.output
         assert not host.file(path).exists
     finally:
-        assert run_role(container).returncode == 0
+        run_role(container)
     assert host.file(path).exists

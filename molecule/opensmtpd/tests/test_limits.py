@@ -2,7 +2,8 @@
 """Submission is not open to floods and to guessing at full speed."""
 
 import pytest
-from testbed.limits import check_limits, clients
+
+from testbed.firewall import check_limits, clients
 
 testinfra_hosts = ["docker://opensmtpd-debian12", "docker://opensmtpd-debian13"]
 

@@ -8,26 +8,17 @@ import ssl
 import uuid
 
 import pytest
+
 from testbed import containers, provider, smtp
-from testbed.guard import check_needs_the_guard
+from testbed.firewall import check_needs_the_firewall
 
 testinfra_hosts = ["docker://opensmtpd-debian12", "docker://opensmtpd-debian13"]
 MX = "opensmtpd-mx"
 ALICE = ("alice@our.test", "pa:ss {{ {% {# #1")
 
 
-@pytest.fixture
-def name(host):
-    return host.backend.name
-
-
-@pytest.fixture
-def address(name):
-    return containers.address(name)
-
-
-def queue(name: str) -> str:
-    return containers.run(name, "smtpctl", "show", "queue")
+def queue(container: str) -> str:
+    return containers.run(container, "smtpctl", "show", "queue")
 
 
 @pytest.mark.parametrize("port", [25, 465, 587])
@@ -42,14 +33,14 @@ def test_signed_mail_is_taken_back_on_loopback_alone(host):
 
 
 @pytest.mark.parametrize("user", ["nobody", "root", "opensmtpd"])
-def test_nobody_but_the_signing_proxy_says_that_mail_is_signed(name, user):
+def test_nobody_but_the_signing_proxy_says_that_mail_is_signed(container, user):
     connect = "socket.create_connection(('127.0.0.1', 10028), 5)"
     program = f"import socket\ntry: {connect}\nexcept OSError as e: print(type(e))"
-    assert "ConnectionRefusedError" in containers.run(name, "python3", "-c", program, user=user)
+    assert "ConnectionRefusedError" in containers.run(container, "python3", "-c", program, user=user)
 
 
-def test_without_the_guard_opensmtpd_does_not_open_10028(host):
-    check_needs_the_guard(host, "opensmtpd", 10028)
+def test_without_the_firewall_opensmtpd_does_not_open_10028(host):
+    check_needs_the_firewall(host, "opensmtpd", 10028)
 
 
 def test_port_25_offers_starttls_and_no_login(address):
@@ -100,25 +91,36 @@ def test_a_login_may_use_its_own_addresses_alone(address, sender):
 
 
 @pytest.mark.parametrize("sender", ["alice@our.test", "info@our.test"])
-def test_mail_waits_for_the_signing_proxy(address, name, sender):
+def test_mail_waits_for_the_signing_proxy(address, container, sender):
     message = smtp.compose(sender, ["carol@far.test"])
     smtp.submit(address, *ALICE, sender, ["carol@far.test"], message, port=465)
-    containers.wait_for(lambda: f"|{sender}|carol@far.test|" in queue(name))
-    envelope = next(line.split("|")[0] for line in queue(name).splitlines() if f"|{sender}|" in line)
-    assert "dispatcher: SIGN\n" in containers.run(name, "smtpctl", "show", "envelope", envelope)
+    containers.wait_for(lambda: f"|{sender}|carol@far.test|" in queue(container))
+    envelope = next(line.split("|")[0] for line in queue(container).splitlines() if f"|{sender}|" in line)
+    assert "dispatcher: SIGN\n" in containers.run(container, "smtpctl", "show", "envelope", envelope)
 
 
-def test_mail_of_the_host_goes_to_the_signing_proxy_too(name):
+def test_mail_of_the_host_goes_to_the_signing_proxy_too(container):
     recipient = f"{uuid.uuid4().hex}@far.test"
-    containers.docker("exec", "-i", name, "/usr/sbin/sendmail", recipient, data=b"Subject: cron\n\n.\n")
-    line = containers.wait_for(lambda: next((row for row in queue(name).splitlines() if recipient in row), None))
+    containers.docker("exec", "-i", container, "/usr/sbin/sendmail", recipient, data=b"Subject: cron\n\n.\n")
+    line = containers.wait_for(lambda: next((row for row in queue(container).splitlines() if recipient in row), None))
     assert "|root@mail.our.test|" in line
-    assert "dispatcher: SIGN\n" in containers.run(name, "smtpctl", "show", "envelope", line.split("|")[0])
+    assert "dispatcher: SIGN\n" in containers.run(container, "smtpctl", "show", "envelope", line.split("|")[0])
 
 
-@pytest.mark.parametrize("recipient", ["alice@our.test", "Alice@OUR.test", "alice+tag@our.test", "info@our.test",
-                                       "postmaster@our.test", "abuse@our.test", "root@mail.our.test", "away@our.test",
-                                       "postmaster"])
+@pytest.mark.parametrize(
+    "recipient",
+    [
+        "alice@our.test",
+        "Alice@OUR.test",
+        "alice+tag@our.test",
+        "info@our.test",
+        "postmaster@our.test",
+        "abuse@our.test",
+        "root@mail.our.test",
+        "away@our.test",
+        "postmaster",
+    ],
+)
 def test_known_recipients_are_taken_at_25(address, recipient):
     with smtplib.SMTP(address, 25, timeout=60) as session:
         session.ehlo()
@@ -126,11 +128,22 @@ def test_known_recipients_are_taken_at_25(address, recipient):
         assert session.rcpt(recipient)[0] == 250
 
 
-@pytest.mark.parametrize("recipient", [
-    "nobody@our.test", "nobody@mail.our.test", "carol@far.test", "carol%far.test@our.test", "carol@far.test@our.test",
-    '"carol@far.test"', '"carol@far.test"@our.test', "far.test!carol@our.test", "@our.test:carol@far.test",
-    "vmail@our.test", "vmail",
-])
+@pytest.mark.parametrize(
+    "recipient",
+    [
+        "nobody@our.test",
+        "nobody@mail.our.test",
+        "carol@far.test",
+        "carol%far.test@our.test",
+        "carol@far.test@our.test",
+        '"carol@far.test"',
+        '"carol@far.test"@our.test',
+        "far.test!carol@our.test",
+        "@our.test:carol@far.test",
+        "vmail@our.test",
+        "vmail",
+    ],
+)
 def test_unknown_and_foreign_recipients_are_refused_at_25(address, recipient):
     with smtplib.SMTP(address, 25, timeout=60) as session:
         session.ehlo()
@@ -161,22 +174,21 @@ def test_without_a_relay_an_alias_to_outside_is_forwarded_to_the_mx(address):
     assert kept.message["DKIM-Signature"] is None
 
 
-def test_without_a_relay_signed_mail_goes_to_the_mx(name):
+def test_without_a_relay_signed_mail_goes_to_the_mx(container):
     marker = uuid.uuid4().hex
     text = f"From: alice@our.test\\nSubject: {marker}\\n\\n."
     program = (
-        "import smtplib; smtplib.SMTP('127.0.0.1', 10028)"
-        f".sendmail('alice@our.test', 'friend@direct.test', '{text}')"
+        f"import smtplib; smtplib.SMTP('127.0.0.1', 10028).sendmail('alice@our.test', 'friend@direct.test', '{text}')"
     )
-    containers.run(name, "python3", "-c", program, user="dkimproxy")
+    containers.run(container, "python3", "-c", program, user="dkimproxy")
     kept = provider.wait_kept(MX, marker)
     assert (kept.sender, kept.client_helo) == ("alice@our.test", "mail.our.test")
     assert kept.tls.startswith("TLSv1.")
 
 
 @pytest.mark.parametrize("port", [25, 465, 587])
-def test_the_certificate_is_the_one_that_was_asked_for(host, address, name, port):
-    file = "/etc/ssl/own.pem" if name.endswith("13") else "/etc/selfhosted-mail/tls/mail.our.test.pem"
+def test_the_certificate_is_the_one_that_was_asked_for(host, address, container, port):
+    file = "/etc/ssl/own.pem" if container.endswith("13") else "/etc/selfhosted-mail/tls/fullchain.pem"
     wanted = ssl.PEM_cert_to_DER_cert(host.file(file).content_string)
     if port == 465:
         with socket.create_connection((address, port), 60) as plain, smtp.tls().wrap_socket(plain) as session:
@@ -228,30 +240,29 @@ def test_nobody_but_root_reaches_port_25_from_the_host(host, own_addresses):
 
 @pytest.mark.parametrize("target", ["127.0.0.1", "::1", "own"])
 @pytest.mark.parametrize("sender", ["alice@our.test", ""])
-def test_a_local_program_cannot_get_mail_out_through_port_25(address, name, target, sender):
-    """Not even root's, and where there is no guard nobody's."""
+def test_a_local_program_cannot_get_mail_out_through_port_25(address, container, target, sender):
+    """Not even root's, and where there is no firewall nobody's."""
     target = address if target == "own" else target
     program = (
         f"import smtplib; s = smtplib.SMTP('{target}', 25); s.ehlo(); a = s.mail('{sender}');"
         "b = s.rcpt('carol@far.test'); print(a[0], b[0])"
     )
-    mail, _recipient = containers.run(name, "python3", "-c", program).split()
+    mail, _recipient = containers.run(container, "python3", "-c", program).split()
     assert int(mail) == 550
 
 
 def test_secrets_are_closed(host):
     assert host.file("/etc/opensmtpd/srs.conf").mode == 0o600
-    if not host.backend.name.endswith("13"):
-        assert host.file("/etc/selfhosted-mail/tls/mail.our.test.key").mode == 0o600
+    assert host.file(host.file("/etc/selfhosted-mail/tls/privkey.pem").linked_to).mode == 0o600
     credentials = host.file("/etc/selfhosted-mail/credentials")
     assert (credentials.user, credentials.group, credentials.mode) == ("root", "opensmtpd", 0o440)
     assert host.run("runuser -u nobody -- cat /etc/selfhosted-mail/credentials").rc != 0
     assert host.run("journalctl --no-pager --output=export | grep -aF 'pa:ss {{'").rc != 0
 
 
-def test_on_debian_12_opensmtpd_alone_comes_from_backports(host, name):
+def test_on_debian_12_opensmtpd_alone_comes_from_backports(host, container):
     version = host.package("opensmtpd").version
-    if name.endswith("12"):
+    if container.endswith("12"):
         assert "~bpo12" in version
         policy = host.check_output("apt-cache policy opensmtpd-extras")
         assert "bookworm-backports" not in policy.split("Version table")[0]
@@ -292,7 +303,7 @@ def test_a_removed_account_is_refused_without_a_restart(host, address, credentia
 
 def test_ten_thousand_accounts(host, address, credentials):
     """They are taken in while it runs and at its start, and the last one may log in."""
-    more = "awk '/^bob@/ { for (n = 0; n < 10000; n++) print \"user\" n \"@our.test\", $2 }' /root/credentials"
+    more = 'awk \'/^bob@/ { for (n = 0; n < 10000; n++) print "user" n "@our.test", $2 }\' /root/credentials'
     host.run_test(f"{more} >>{CREDENTIALS}")
     last = ("user9999@our.test", "bobs-password")
     with pytest.raises(smtplib.SMTPAuthenticationError):
@@ -332,11 +343,11 @@ def test_messages_of_a_session(address, port):
         assert code == 452 and text.startswith(b"4.5.3 "), text
 
 
-def test_what_the_signing_proxy_brings_is_not_counted(name):
+def test_what_the_signing_proxy_brings_is_not_counted(container):
     """It has as many messages in a session as OpenSMTPD has for it."""
     program = (
         "import smtplib\n"
         "session, alice = smtplib.SMTP('127.0.0.1', 10028), 'alice@our.test'\n"
         "for number in range(150): session.sendmail(alice, alice, 'From: ' + alice + '\\n\\n.')\n"
     )
-    containers.run(name, "python3", "-c", program, user="dkimproxy")
+    containers.run(container, "python3", "-c", program, user="dkimproxy")

@@ -8,14 +8,10 @@ import socket
 import time
 
 import pytest
+
 from testbed import containers, smtp
 
 testinfra_hosts = ["docker://opensmtpd-debian12", "docker://opensmtpd-debian13"]
-
-
-@pytest.fixture(name="address")
-def fixture_address(host):
-    return containers.address(host.backend.get_hostname())
 
 
 def greeted(address: str) -> smtplib.SMTP:

@@ -7,7 +7,8 @@ import re
 import time
 
 import pytest
-from pipeline import FRIEND, RELAY, Batch, Server, both, check_signed
+from pipeline import FRIEND, RELAY, Batch, Server, both
+
 from testbed.containers import run, wait_for
 
 SOON = 60  # seconds within which what waited has left once the stage is back
@@ -146,7 +147,7 @@ def test_the_relay_is_away_and_then_hangs() -> None:
 def test_a_hung_next_hop(server: Server) -> None:
     """OpenSMTPD itself says nothing for a while, in the middle of its work with the signer."""
     server.settle()
-    batch, master = Batch(server), server.master()
+    batch, main = Batch(server), server.main_pid("dkimproxy")
     with batch.trickling() as numbers:
         wait_for(lambda: batch.arrived() > 20, 60, "the load has begun")
         try:
@@ -158,7 +159,7 @@ def test_a_hung_next_hop(server: Server) -> None:
             # The signer goes on telling systemd that it lives.
             told = server.sh(WATCHDOG)
             wait_for(lambda: int(server.sh(WATCHDOG)) > int(told) + 10_000_000, what="ten seconds of the signer's")
-            assert server.master() == master
+            assert server.main_pid("dkimproxy") == main
         finally:
             server.sh("pkill -CONT -x smtpd")
     batch.wait(len(numbers), SOON)
@@ -253,7 +254,7 @@ def test_odd_messages_verify_behind_opensmtpd_or_are_refused(server: Server) -> 
     # Malformed, NUL, two Froms, and no more.
     assert len(kept) >= len(odd) - 3 * 4, f"only {len(kept)} of {len(odd)} were good enough"
     for message in kept:
-        check_signed(server, message)
+        server.check_own(message, others=True)
 
 
 @both

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_rspamd import message, scan
+from rspamd_host import message, scan
 
 testinfra_hosts = ["docker://rspamd-away12", "docker://rspamd-away13"]
 

@@ -9,11 +9,12 @@ import time
 import uuid
 from typing import Any
 
-import dkim  # type: ignore[import-untyped]
+import dkim
 import pytest
-from test_rspamd import OURS, PEER, scan, wait_for
-from test_rspamd import message as message_with_body
-from testbed import dns
+from rspamd_host import OURS, PEER, scan, wait_for
+from rspamd_host import message as message_with_body
+
+from testbed import containers, dns
 
 testinfra_hosts = ["docker://rspamd-debian12", "docker://rspamd-debian13"]
 RELAY = "198.51.100.77"  # where our own mail comes from
@@ -34,10 +35,7 @@ def fixture_key() -> bytes:
     for policy in ("none", "quarantine", "reject"):
         records = f'@ A 198.51.100.1\n_dmarc TXT "v=DMARC1; p={policy}"\n@ TXT "v=spf1 -all"\n'
         dns.publish(f"says-{policy}.test", records)
-    end = time.monotonic() + 120
-    while not (dns.query("_dmarc.says-reject.test", "TXT") and dns.query("our.test", "TXT")):
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    containers.wait_for(lambda: dns.query("_dmarc.says-reject.test", "TXT") and dns.query("our.test", "TXT"))
     return key
 
 
@@ -122,9 +120,14 @@ def test_our_own_mail_comes_from_where_spf_says(host: Any) -> None:
 
 
 @pytest.mark.usefixtures("key")
-@pytest.mark.parametrize(("policy", "action"), [
-    ("reject", "reject"), ("quarantine", "add header"), ("none", "no action"),
-])
+@pytest.mark.parametrize(
+    ("policy", "action"),
+    [
+        ("reject", "reject"),
+        ("quarantine", "add header"),
+        ("none", "no action"),
+    ],
+)
 def test_dmarc_policies_are_honoured(host: Any, policy: str, action: str) -> None:
     answer = scan(host, message(sender=f"ceo@says-{policy}.test"))
     assert answer["action"] == action
@@ -134,11 +137,14 @@ def test_dmarc_policies_are_honoured(host: Any, policy: str, action: str) -> Non
         assert "dmarc=fail" in results(answer) or policy == "none"
 
 
-@pytest.mark.parametrize(("forwarder", "found", "action"), [
-    ("trusted.test", "dmarc=pass header.from=says-reject.test", "no action"),
-    ("trusted.test", "dmarc=fail header.from=says-reject.test", "reject"),
-    ("forwarder.test", "dmarc=pass header.from=says-reject.test", "reject"),
-])
+@pytest.mark.parametrize(
+    ("forwarder", "found", "action"),
+    [
+        ("trusted.test", "dmarc=pass header.from=says-reject.test", "no action"),
+        ("trusted.test", "dmarc=fail header.from=says-reject.test", "reject"),
+        ("forwarder.test", "dmarc=pass header.from=says-reject.test", "reject"),
+    ],
+)
 def test_seals_of_trusted_forwarders_excuse(host: Any, key: bytes, forwarder: str, found: str, action: str) -> None:
     text = sealed(message(sender="ceo@says-reject.test"), forwarder, found, key)
     answer = scan(host, text)
@@ -157,12 +163,15 @@ def test_seals_of_trusted_forwarders_end_with_the_next(host: Any, key: bytes) ->
     assert answer["action"] == "reject"
 
 
-@pytest.mark.parametrize("text", [
-    "no header\nAuthentication-Results: mail.our.test; dkim=pass\n\nbody\n",
-    "Authentication-Results: mail.our.test; dkim=pass",
-    "From: a@world.test\n \nAuthentication-Results: mail.our.test; dkim=pass\n\nbody\n",
-    "From: a@world.test\nAUTHENTICATION-RESULTS \t: mail.our.test; dkim=pass\n\nbody\n",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no header\nAuthentication-Results: mail.our.test; dkim=pass\n\nbody\n",
+        "Authentication-Results: mail.our.test; dkim=pass",
+        "From: a@world.test\n \nAuthentication-Results: mail.our.test; dkim=pass\n\nbody\n",
+        "From: a@world.test\nAUTHENTICATION-RESULTS \t: mail.our.test; dkim=pass\n\nbody\n",
+    ],
+)
 def test_forged_results_are_removed_from_broken_messages_too(host: Any, text: str) -> None:
     lines = [line for line in text.splitlines() if line.lower().startswith("authentication-results")]
     assert lines[0].partition(":")[0] in scan(host, text)["milter"]["remove_headers"]

@@ -6,35 +6,16 @@ from __future__ import annotations
 import email
 import json
 import re
-import time
 import uuid
 from email.message import Message
-from pathlib import Path
 from typing import Any
 
 import pytest
+from rspamd_host import OURS, PEER, REDIS, STRANGER, message, on_host, scan, wait_for
+
+from testbed import containers, smtp
 
 testinfra_hosts = ["docker://rspamd-debian12", "docker://rspamd-debian13"]
-OURS = "mail.our.test"
-# Address and reverse name as OpenSMTPD has them.
-PEER = ("198.51.100.1", "peer.world.test")  # with SPF and DMARC in the test bed's DNS
-STRANGER = ("198.51.100.99", "<unknown>")
-REDIS = "redis-cli -s /run/redis-rspamd/redis.sock"
-HERE = Path(__file__).parent
-
-
-def message(body: str = "Hello, just a plain message.\n", sender: str = "bob@world.test", more: str = "") -> str:
-    return (
-        f"{more}From: Bob <{sender}>\nTo: alice@our.test\nSubject: hello\nDate: Sun, 22 Nov 2026 10:00:00 +0000\n"
-        f"Message-ID: <{uuid.uuid4()}@world.test>\n\n{body}"
-    )
-
-
-def on_host(host: Any, script: str, *arguments: str) -> str:
-    """Run a script of this folder on the host; its standard output."""
-    done = host.run("python3 -c %s " + " ".join(["%s"] * len(arguments)), (HERE / script).read_text(), *arguments)
-    assert done.rc == 0, done.stderr
-    return str(done.stdout)
 
 
 @pytest.fixture(name="filter_path", scope="module")
@@ -45,35 +26,24 @@ def fixture_filter_path(host: Any) -> str:
     return "/opt/usr/libexec/opensmtpd/filter-rspamd"
 
 
-def filtered(host: Any, path: str, text: str, client: tuple[str, str] = PEER,
-             sender: str = "bob@world.test") -> tuple[str, Message]:
+def filtered(
+    host: Any, path: str, text: str, client: tuple[str, str] = PEER, sender: str = "bob@world.test"
+) -> tuple[str, Message]:
     """What the filter tells OpenSMTPD to answer, and the message that it hands back."""
-    answer = json.loads(on_host(host, "filter.py", path, *client, sender, text))
+    answer = json.loads(on_host(host, "smtp_session_to_filter.py", path, *client, sender, text))
     return answer["result"], email.message_from_string(answer["message"])
 
 
-def let_in(host: Any, path: str, text: str, client: tuple[str, str],
-           sender: str = "bob@world.test") -> tuple[str, Message]:
+def let_in(
+    host: Any, path: str, text: str, client: tuple[str, str], sender: str = "bob@world.test"
+) -> tuple[str, Message]:
     """What becomes of a deferred message whose sender comes again."""
-    end = time.monotonic() + 120
-    while (answer := filtered(host, path, text, client, sender))[0].startswith("reject|451 "):
-        assert time.monotonic() < end, "it stays deferred"
-        time.sleep(0.5)
-    return answer
 
+    def taken() -> tuple[str, Message] | None:
+        answer = filtered(host, path, text, client, sender)
+        return None if answer[0].startswith("reject|451 ") else answer
 
-def scan(host: Any, text: str, **headers: str) -> dict[str, Any]:
-    """Rspamd's own answer, as the filter gets it."""
-    session = {"Ip": PEER[0], "Hostname": PEER[1], "From": "bob@world.test", **headers}
-    answer: dict[str, Any] = json.loads(on_host(host, "scan.py", json.dumps(session), text))
-    return answer
-
-
-def wait_for(host: Any, command: str, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while (done := host.run(command)).rc:
-        assert time.monotonic() < end, f"{command}: {done.stdout}{done.stderr}"
-        time.sleep(0.2)
+    return containers.wait_for(taken, what="it is deferred no longer")
 
 
 def test_clean_mail_gets_our_verdict_and_a_score_and_loses_forged_ones(host: Any, filter_path: str) -> None:
@@ -115,8 +85,7 @@ def test_spam_is_marked_after_it_was_deferred_once(host: Any, filter_path: str) 
 
 
 def test_the_worst_is_refused(host: Any, filter_path: str) -> None:
-    body = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X\nend\n"
-    result, _received = filtered(host, filter_path, message(body=body))
+    result, _received = filtered(host, filter_path, message(body=f"{smtp.GTUBE}\nend\n"))
     assert result.startswith("reject|550 ")
 
 
@@ -193,21 +162,21 @@ def test_redis_memory_is_bounded_and_learned_tokens_stay(host: Any) -> None:
 def test_history_is_kept_and_bounded(host: Any) -> None:
     scan(host, message())
     key = host.check_output(f"{REDIS} --scan --pattern 'rs_history*'").strip()
-    end = time.monotonic() + 120
-    while not 0 < int(host.check_output(f"{REDIS} llen {key}").split()[-1]) <= 200:
-        assert time.monotonic() < end
-        time.sleep(0.5)
+    containers.wait_for(lambda: 0 < int(host.check_output(f"{REDIS} llen {key}").split()[-1]) <= 200)
     assert "nrows = 200" in host.check_output("rspamadm configdump history_redis 2>/dev/null")
 
 
 def test_journal_has_no_errors(host: Any) -> None:
     journal = host.check_output("journalctl -b --no-pager -o cat -u rspamd -u redis-server@rspamd")
     bad = [
-        line for line in journal.splitlines()
+        line
+        for line in journal.splitlines()
         if re.search(r"\b(error|failed|invalid|denied|unknown)\b", line, re.IGNORECASE)
         and not re.search(
             # the test bed's cgroups, the words of symbols, Redis' advice on memory
-            r"compat systemd cgroup|rspamd_task_write_log|overcommit", line)
+            r"compat systemd cgroup|rspamd_task_write_log|overcommit",
+            line,
+        )
     ]
     assert bad == []
 
@@ -222,7 +191,7 @@ def test_redis_comes_back_with_what_it_knew(host: Any, end: str) -> None:
 
 
 def test_a_reload_refuses_no_message(host: Any) -> None:
-    answers = on_host(host, "reload.py").split()
+    answers = on_host(host, "scan_during_reload.py").split()
     assert len(answers) > 10
     assert set(answers) == {"200"}
 
@@ -243,8 +212,8 @@ def test_it_starts_at_boot_after_its_redis(host: Any) -> None:
 def test_no_third_party_is_asked(host: Any) -> None:
     body = "Look at http://shop.bank.test/login and mail me at someone@bank.test, " + "word " * 80 + "\n"
     text = message(body=body, more="Received: from a.bank.test (a.bank.test [198.51.100.77]) by peer.world.test\n")
-    seen = json.loads(on_host(host, "sniff.py", text))
-    assert seen["names"], "the sniffer has seen nothing"
+    seen = json.loads(on_host(host, "outgoing_packets.py", text))
+    assert seen["names"], "no packet was seen"
     strangers = [name for name in seen["names"] if not name.endswith((".test", "100.51.198.in-addr.arpa"))]
     assert not strangers
     assert set(seen["peers"]) == {"198.51.100.53"}

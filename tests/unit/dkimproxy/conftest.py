@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-FILES = HERE.parents[2] / "roles" / "dkimproxy" / "files"
+FILES = HERE.parents[2] / "roles/dkimproxy/files/usr/local/lib/selfhosted-mail"
 sys.path[:0] = [str(FILES), str(HERE)]
 
 import dkimproxy_helpers  # noqa: E402

@@ -19,9 +19,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from dkimproxy import config as config_module
 from dkimproxy.connection import Timeouts
-from dkimproxy.session import Session, Setup
+from dkimproxy.policy import Setup
+from dkimproxy.session import Session
 
-FILES = Path(__file__).resolve().parents[3] / "roles" / "dkimproxy" / "files"
+FILES = Path(__file__).resolve().parents[3] / "roles/dkimproxy/files/usr/local/lib/selfhosted-mail"
 HEADER = (
     b"From: Alice <alice@example.org>\r\nTo: bob@example.net\r\nSubject: Greetings\r\n"
     b"Date: Mon, 1 Jan 2024 00:00:00 +0000\r\nMessage-ID: <1@example.org>\r\n"
@@ -339,6 +340,18 @@ def launch(*arguments: str) -> list[str]:
     code = f"import sys; sys.path.insert(0, {str(FILES)!r}); from dkimproxy.command import main; "
     code += "sys.exit(main(sys.argv[1:]))"
     return [sys.executable, "-B", "-c", code, *arguments]
+
+
+def ran(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """dkimproxy.out with these arguments, which end it by itself."""
+    return subprocess.run(launch(*arguments), capture_output=True, text=True, timeout=60, check=False)
+
+
+class Forget(list[bytes]):
+    """Lines or messages, of which the next hop keeps none."""
+
+    def append(self, _: bytes) -> None:
+        pass
 
 
 def wait_until(condition, seconds: float = 60, state=lambda: "") -> None:

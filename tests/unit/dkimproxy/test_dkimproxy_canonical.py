@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 from dkim.canonicalization import Relaxed, Simple
-from dkimproxy.canonical import BodyHash, relaxed_header
+from dkimproxy.signature import BodyHash, relaxed_header
 from hypothesis import example, given
 from hypothesis import strategies as st
 

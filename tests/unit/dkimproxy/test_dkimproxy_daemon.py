@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from dkimproxy_helpers import HEADER, MESSAGE, Client, Daemon, deliver, launch, wait_until
+from dkimproxy_helpers import HEADER, MESSAGE, Client, Daemon, Forget, deliver, launch, ran, wait_until
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_memory_stays_bounded(daemon, next_hop):
     """Twelve messages of 12 MB at once: no more than blocks of them are in memory."""
     block = b"".join(b"%07d some words and more words of a line\r\n" % number for number in range(20000))
     clients = [Client(daemon.port, 60) for _ in range(12)]
-    next_hop.messages = _Forget()
+    next_hop.messages = Forget()
     for client in clients:
         client.begin()
         client.socket.sendall(HEADER + b"\r\n")
@@ -196,13 +196,31 @@ def test_memory_stays_bounded(daemon, next_hop):
     assert list(daemon.file.parent.glob("tmp*")) == []
 
 
-class _Forget(list):
-    def append(self, _):
-        pass
-
-
 def test_a_bad_configuration_does_not_start(tmp_path, keys):
     path = tmp_path / "dkimproxy_out.conf"
     path.write_text(f"listen 127.0.0.1:1\nrelay 127.0.0.1:2\ndomain example.org\nkeyfile {keys.path('rsa')}\n")
-    done = subprocess.run(launch(f"--conf_file={path}"), capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 78 and "no selector" in done.stderr
+    done = ran(f"--conf_file={path}")
+    assert done.returncode == 78 and "no selector" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_port_that_somebody_has_is_named(tmp_path, keys, next_hop):
+    path = tmp_path / "dkimproxy_out.conf"
+    path.write_text(
+        f"listen 127.0.0.1:{next_hop.port}\nrelay 127.0.0.1:2\ndomain example.org\nselector s\n"
+        f"keyfile {keys.path('rsa')}\n"
+    )
+    done = ran(f"--conf_file={path}")
+    assert done.returncode == 78 and "Traceback" not in done.stderr
+    assert f"{path}:1: listen 127.0.0.1:{next_hop.port}: Address already in use" in done.stderr
+
+
+def test_a_lack_of_processes_or_sockets_ends_it_with_a_line(tmp_path, keys):
+    path = tmp_path / "dkimproxy_out.conf"
+    path.write_text(
+        "listen 127.0.0.1:0\nrelay 127.0.0.1:2\ndomain example.org\nhostname mail.example.org\nselector s\n"
+        f"keyfile {keys.path('rsa')}\n"
+    )
+    # Standard streams, the listener, and one to read files with: no pair for a worker.
+    few = ["prlimit", "--nofile=5", *launch(f"--conf_file={path}")]
+    done = subprocess.run(few, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (71, 1) and "Too many open files" in done.stderr

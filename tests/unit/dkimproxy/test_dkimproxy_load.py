@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The daemon as a process under load: reloads without end, large messages all at once, and as DKIMproxy starts it."""
+"""The daemon as a process under load: reloads without end, large messages all at once."""
 
 import contextlib
 import os
 import re
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from dkimproxy_helpers import HEADER, MESSAGE, Client, Daemon, deliver, launch, wait_until
+from dkimproxy_helpers import HEADER, MESSAGE, Client, Daemon, Forget, deliver, wait_until
 
 
 def test_every_message_before_between_and_after_reloads_is_acknowledged_and_signed_once(keys, next_hop, tmp_path):
@@ -88,13 +87,6 @@ def test_large_messages_at_once(keys, next_hop, tmp_path, count):
             client.__exit__()
 
 
-class Forget(list):
-    """The lines of a message, of which the next hop keeps none."""
-
-    def append(self, _):
-        pass
-
-
 def processes(daemon) -> list[int]:
     return [daemon.process.pid, *daemon.workers()]
 
@@ -107,56 +99,6 @@ def memory(daemon) -> int:
 
 def open_files(daemon) -> list[str]:
     return [os.readlink(path) for pid in processes(daemon) for path in Path(f"/proc/{pid}/fd").iterdir()]
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_started_as_dkimproxy_is(keys, next_hop, tmp_path_factory):
-    """By root, with daemonize, pidfile, user and group: back at once, nobody's, ended and reloaded by the pidfile."""
-    directory = tmp_path_factory.mktemp("old")
-    for folder in (directory, *list(directory.parents)[:-2]):
-        folder.chmod(folder.stat().st_mode | 0o011)
-    with Daemon(keys, next_hop, directory) as daemon:
-        base = daemon.base
-    key = directory / "key.pem"
-    shutil.copy(keys.path("rsa"), key)
-    shutil.chown(key, "root", "nogroup")
-    key.chmod(0o640)
-    spool, pidfile = directory / "spool", directory / "run" / "dkimproxy.pid"
-    for folder in (spool, pidfile.parent):
-        folder.mkdir()
-        shutil.chown(folder, "nobody", "nogroup")
-    text = base.replace(str(keys.path("rsa")), str(key)).replace(f"spool_dir {directory}", f"spool_dir {spool}")
-    options = (
-        f"selector rsa\ndaemonize 1\npidfile {pidfile}\nuser nobody\ngroup nogroup\nmin_servers 4\nreject_error 1\n"
-    )
-    daemon.file.write_text(text + options)
-    done = subprocess.run(launch(f"--conf_file={daemon.file}"), timeout=20, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    wait_until(lambda: pidfile.exists() and pidfile.read_text().strip())
-    pid = int(pidfile.read_text())
-    try:
-        # Root writes the pidfile, and becomes the user after that.
-        wait_until(lambda: Path(f"/proc/{pid}").stat().st_uid == spool.stat().st_uid)
-        wait_until(lambda: delivered(daemon.port))
-        assert keys.verifies(next_hop.messages[-1])
-        # A message that goes over the disk, and the key again, both as the unprivileged user.
-        assert deliver(daemon.port, MESSAGE + b"x" * 900 + (b"y" * 900 + b"\r\n") * 5000).startswith(b"250")
-        shutil.copyfile(keys.path("other"), key)
-        daemon.file.write_text(text + options.replace("selector rsa", "selector other"))
-        os.kill(pid, signal.SIGHUP)
-        wait_until(lambda: delivered(daemon.port) and b"s=other;" in next_hop.messages[-1])
-        assert keys.verifies(next_hop.messages[-1])
-    finally:
-        os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20)
-    assert not pidfile.exists()
-
-
-def delivered(port: int) -> bool:
-    try:
-        return deliver(port).startswith(b"250")
-    except OSError:
-        return False
 
 
 def test_stopped_by_everybody_at_once(keys, next_hop, tmp_path):

@@ -6,7 +6,7 @@ import re
 import pytest
 from dkimproxy.errors import Rejected
 from dkimproxy.message import DataReader, Message
-from dkimproxy.session import Setup
+from dkimproxy.policy import Setup
 from dkimproxy_helpers import HEADER, MESSAGE, make_config
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A daemon's files are one set: checked, put in place, taken back. Real services are in tests/containers."""
+"""A daemon's files are one set: checked, put in place, rolled back. Real services are in tests/containers."""
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Callable
@@ -29,7 +30,7 @@ def config(run_module: Callable[..., dict[str, Any]], me: dict[str, str]) -> Cal
         owned = {
             key: [{**me, **item} for item in items]
             for key, items in options.items()
-            if key in ("files", "directories", "made_once")
+            if key in ("files", "directories", "create")
         }
         return run_module(daemon_config.main, check, **{**options, **owned})
 
@@ -39,16 +40,16 @@ def config(run_module: Callable[..., dict[str, Any]], me: dict[str, str]) -> Cal
 def test_a_set_is_written_once(config: Callable[..., dict[str, Any]], etc: Path) -> None:
     wanted: dict[str, Any] = {
         "directories": [{"path": str(etc / "d"), "mode": "0750"}],
-        "made_once": [{"path": str(etc / "key"), "argv": ["sh", "-c", 'date +%N > "$1"', "sh", "{path}"]}],
+        "create": [{"creates": str(etc / "key"), "argv": ["sh", "-c", 'date +%N > "$1"', "sh", "{path}"]}],
         "files": [
-            {"path": str(etc / "d" / "a.conf"), "content": "a\n"},
-            {"path": str(etc / "b.conf"), "content": "b\n", "mode": "0600"},
+            {"dest": str(etc / "d" / "a.conf"), "content": "a\n"},
+            {"dest": str(etc / "b.conf"), "content": "b\n", "mode": "0600"},
         ],
     }
     first = config(**wanted)
     key = (etc / "key").read_text()
     assert first["changed"]
-    assert first["needs"] == "none", "no service reads them"
+    assert first["state"] == "unchanged", "no service reads them"
     assert first["changed_paths"] == [str(etc / name) for name in ("d", "key", "d/a.conf", "b.conf")]
     assert (etc / "d" / "a.conf").read_text() == "a\n"
     assert [stat.S_IMODE((etc / name).stat().st_mode) for name in ("d", "key", "b.conf")] == [0o750, 0o600, 0o600]
@@ -66,15 +67,15 @@ def test_check_mode_says_the_same_and_writes_nothing(config: Callable[..., dict[
     wanted: dict[str, Any] = {
         "directories": [{"path": str(etc / "d")}],
         "users": [{"name": "no-such-user-of-ours"}],
-        "made_once": [{"path": str(etc / "key"), "argv": ["touch", "{path}"]}],
-        "files": [{"path": str(etc / "d" / "a.conf"), "content": "a\n"}],
-        "checks": [["false"]],
-        "service": "no-such-unit.service",
+        "create": [{"creates": str(etc / "key"), "argv": ["touch", "{path}"]}],
+        "files": [{"dest": str(etc / "d" / "a.conf"), "content": "a\n"}],
+        "validate": [["false"]],
+        "name": "no-such-unit.service",
     }
     result = config(check=True, **wanted)
     assert result["changed"]
     assert result["changed_paths"] == [str(etc / name) for name in ("d", "key", "d/a.conf")]
-    assert result["needs"] == "start"
+    assert result["state"] == "started"
     assert result["diff"][0]["after"] == "a\n"
     assert list(etc.iterdir()) == []
 
@@ -83,9 +84,9 @@ def test_a_set_that_the_checker_refuses_replaces_nothing(config: Callable[..., d
     (etc / "a.conf").write_text("good\n")
     before = (etc / "a.conf").stat()
     result = config(
-        service="no-such-unit.service",
-        files=[{"path": str(etc / "a.conf"), "content": "bad\n"}, {"path": str(etc / "b.conf"), "content": "bad\n"}],
-        checks=[["sh", "-c", f"! grep -l bad {etc}/*.conf && exit 0; echo line 1: syntax error >&2; exit 1"]],
+        name="no-such-unit.service",
+        files=[{"dest": str(etc / "a.conf"), "content": "bad\n"}, {"dest": str(etc / "b.conf"), "content": "bad\n"}],
+        validate=[["sh", "-c", f"! grep -l bad {etc}/*.conf && exit 0; echo line 1: syntax error >&2; exit 1"]],
     )
     assert result["failed"]
     assert result["msg"] == "no-such-unit.service: line 1: syntax error"
@@ -94,13 +95,13 @@ def test_a_set_that_the_checker_refuses_replaces_nothing(config: Callable[..., d
     assert [path.name for path in etc.iterdir()] == ["a.conf"]
 
 
-def test_checks_see_the_whole_set(config: Callable[..., dict[str, Any]], etc: Path) -> None:
+def test_checkers_see_the_whole_set(config: Callable[..., dict[str, Any]], etc: Path) -> None:
     result = config(
         files=[
-            {"path": str(etc / "a.conf"), "content": "include b.conf\n"},
-            {"path": str(etc / "b.conf"), "content": "included\n"},
+            {"dest": str(etc / "a.conf"), "content": "include b.conf\n"},
+            {"dest": str(etc / "b.conf"), "content": "included\n"},
         ],
-        checks=[["test", "-s", str(etc / "a.conf")], ["test", "-s", str(etc / "b.conf")]],
+        validate=[["test", "-s", str(etc / "a.conf")], ["test", "-s", str(etc / "b.conf")]],
     )
     assert not result.get("failed"), result
 
@@ -110,12 +111,12 @@ def test_commands_run_for_changed_files_and_again_for_the_old_ones_after_a_refus
 ) -> None:
     def wanted(text: str, check: str) -> dict[str, Any]:
         return {
-            "files": [{"path": str(etc / "a.sieve"), "content": text}, {"path": str(etc / "b"), "content": "b\n"}],
+            "files": [{"dest": str(etc / "a.sieve"), "content": text}, {"dest": str(etc / "b"), "content": "b\n"}],
             "commands": [
                 {"argv": ["cp", str(etc / "a.sieve"), str(etc / "a.svbin")], "when_changed": [str(etc / "a.sieve")]},
                 {"argv": ["touch", str(etc / "never")], "when_changed": [str(etc / "other")]},
             ],
-            "checks": [[check]],
+            "validate": [[check]],
         }
 
     config(**wanted("old\n", "true"))
@@ -131,9 +132,9 @@ def test_commands_run_for_changed_files_and_again_for_the_old_ones_after_a_refus
 
 def test_a_command_that_fails_leaves_no_half_key(config: Callable[..., dict[str, Any]], etc: Path) -> None:
     result = config(
-        made_once=[
+        create=[
             {
-                "path": str(etc / "key"),
+                "creates": str(etc / "key"),
                 "argv": ["sh", "-c", 'echo half > "$1"; echo out of entropy >&2; exit 1', "sh", "{path}"],
             }
         ]
@@ -145,9 +146,9 @@ def test_a_command_that_fails_leaves_no_half_key(config: Callable[..., dict[str,
 
 def test_a_key_is_never_readable_by_others_while_it_is_made(config: Callable[..., dict[str, Any]], etc: Path) -> None:
     config(
-        made_once=[
+        create=[
             {
-                "path": str(etc / "key"),
+                "creates": str(etc / "key"),
                 "mode": "0600",
                 "argv": ["sh", "-c", 'echo k > "$1"; stat -c %a "$1" > "$1.mode"', "sh", "{path}"],
             }
@@ -157,7 +158,7 @@ def test_a_key_is_never_readable_by_others_while_it_is_made(config: Callable[...
 
 
 def test_files_of_a_user_that_the_host_does_not_have(config: Callable[..., dict[str, Any]], etc: Path) -> None:
-    result = config(files=[{"path": str(etc / "a.conf"), "content": "a\n", "owner": "no-such-user"}])
+    result = config(files=[{"dest": str(etc / "a.conf"), "content": "a\n", "owner": "no-such-user"}])
     assert result["failed"]
     assert "no user no-such-user" in result["msg"]
     assert list(etc.iterdir()) == []
@@ -168,8 +169,8 @@ def test_files_of_a_user_that_the_host_does_not_have(config: Callable[..., dict[
 def test_the_result_has_no_text_of_a_secret_file(config: Callable[..., dict[str, Any]], etc: Path, fails: bool) -> None:
     (etc / "a").write_text(f"old {SECRET}")
     result = config(
-        files=[{"path": str(etc / "a"), "content": SECRET, "mode": "0600", "secret": True}],
-        checks=[["false"]] if fails else [],
+        files=[{"dest": str(etc / "a"), "content": SECRET, "mode": "0600", "secret": True}],
+        validate=[["false"]] if fails else [],
     )
     assert result.get("failed", False) is fails
     assert SECRET not in str(result)
@@ -187,9 +188,9 @@ def test_a_run_with_every_verbosity_and_diff_shows_no_secret(
                 "name": "Files are in place",
                 "selfhosted.mail.daemon_config": {
                     "files": [
-                        {"path": str(etc / "old"), "content": f"{SECRET}\n", "mode": "0600", "secret": True, **me},
-                        {"path": str(etc / "new"), "content": f"{SECRET}\n", "mode": "0600", "secret": True, **me},
-                        {"path": str(etc / "plain"), "content": "shown in the diff\n", **me},
+                        {"dest": str(etc / "old"), "content": f"{SECRET}\n", "mode": "0600", "secret": True, **me},
+                        {"dest": str(etc / "new"), "content": f"{SECRET}\n", "mode": "0600", "secret": True, **me},
+                        {"dest": str(etc / "plain"), "content": "shown in the diff\n", **me},
                     ]
                 },
             }
@@ -208,14 +209,70 @@ def test_a_run_with_every_verbosity_and_diff_shows_no_secret(
 def test_files_that_match_and_are_none_of_the_set_are_removed(config: Callable[..., dict[str, Any]], etc: Path) -> None:
     for name in ("alice.sieve", "bob.sieve", "notes"):
         (etc / name).write_text("keep;\n")
-    wanted: dict[str, Any] = {"files": [{"path": str(etc / "alice.sieve"), "content": "stop;\n"}],
-                              "only": [str(etc / "*.sieve")]}
+    wanted: dict[str, Any] = {"files": [{"dest": str(etc / "alice.sieve"), "content": "stop;\n"}],
+                              "purge": [str(etc / "*.sieve")]}
     assert config(check=True, **wanted)["changed"]
     assert (etc / "bob.sieve").exists()
-    failed = config(**wanted, checks=[["false"]])
+    failed = config(**wanted, validate=[["false"]])
     assert failed["failed"]
     assert (etc / "bob.sieve").read_text() == "keep;\n"
     result = config(**wanted)
     assert result["changed_paths"] == [str(etc / "alice.sieve"), str(etc / "bob.sieve")]
     assert sorted(path.name for path in etc.iterdir()) == ["alice.sieve", "notes"]
     assert not config(**wanted)["changed"]
+
+
+@pytest.fixture
+def role(tmp_path: Path) -> Path:
+    """A role with a template, a program and a file that lie where they will be on the host."""
+    role = tmp_path / "roles" / "demo"
+    here = str(tmp_path / "etc").lstrip("/")
+    for name, text, mode in (
+        (f"templates/{here}/a.conf.j2", "{{ ansible_managed | comment }}\n{% if true %}\nname {{ name }}\n{% endif %}\n", 0o644),
+        (f"files/{here}/program", "#!/bin/sh\n# {{ not a template }}\n", 0o755),
+        ("templates/other.j2", "other {{ name }}\n", 0o644),
+        ("files/plain", "plain\n", 0o644),
+    ):
+        (role / name).parent.mkdir(parents=True, exist_ok=True)
+        (role / name).write_text(text)
+        (role / name).chmod(mode)
+    return role
+
+
+def run_role(playbook: Callable[..., Any], role: Path, files: list[dict[str, Any]], *options: str) -> Any:
+    tasks = [{"name": "Put files in place", "selfhosted.mail.daemon_config": {"files": files}}]
+    (role / "tasks").mkdir(exist_ok=True)
+    (role / "tasks" / "main.yml").write_text(json.dumps(tasks))
+    include = {"name": "Run the role", "ansible.builtin.include_role": {"name": "demo"}, "vars": {"name": "a { b"}}
+    return playbook([include], *options)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the files belong to root")
+def test_a_files_place_in_the_role_is_its_place_on_the_host(playbook: Callable[..., Any], role: Path, etc: Path) -> None:
+    files: list[dict[str, Any]] = [
+        {"dest": str(etc / "a.conf")},
+        {"dest": str(etc / "program")},
+        {"dest": str(etc / "b.conf"), "src": "other.j2", "mode": "0600"},
+        {"dest": str(etc / "c"), "src": "plain"},
+        {"dest": str(etc / "d"), "src": "/etc/hostname", "state": "link"},
+    ]
+    checked = run_role(playbook, role, files, "--check", "--diff")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "+name a { b" in checked.stdout
+    assert list(etc.iterdir()) == []
+    done = run_role(playbook, role, files)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (etc / "a.conf").read_text() == "#\n# Ansible managed\n#\nname a { b\n"
+    assert (etc / "program").read_text() == (role / f"files{etc}" / "program").read_text()
+    modes = [stat.S_IMODE((etc / name).stat().st_mode) for name in ("a.conf", "program", "b.conf", "c")]
+    assert modes == [0o644, 0o755, 0o600, 0o644]
+    assert (etc / "b.conf").read_text() == "other a { b\n"
+    assert (etc / "d").readlink() == Path("/etc/hostname")
+    assert "changed=0" in run_role(playbook, role, files).stdout
+
+
+@pytest.mark.parametrize("file", [{"dest": "/etc/none"}, {"dest": "/etc/a", "src": "none.j2"}, {"dest": "/etc/a", "src": "none"}])
+def test_a_file_that_the_role_does_not_have(playbook: Callable[..., Any], role: Path, file: dict[str, Any]) -> None:
+    done = run_role(playbook, role, [file])
+    assert done.returncode != 0
+    assert "none" in done.stdout

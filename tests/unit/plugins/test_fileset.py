@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files are put in place whole, taken back together, and the set before is kept."""
+"""Files are put in place whole, rolled back together, and the previous set is kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.mail.plugins.module_utils import fileset
-from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import Access, ManagedFile, Previous
+from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import ManagedFile, Previous
+from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access
 
 OLD_TIME = 1_700_000_000_000_000_000  # nanoseconds
 
@@ -110,7 +111,7 @@ def test_a_diff_shows_texts_but_no_secret(tmp_path: Path, me: dict[str, str]) ->
     assert only_mode["before"] == only_mode["after"]
 
 
-def test_a_refused_set_is_taken_back_as_it_was(tmp_path: Path, me: dict[str, str]) -> None:
+def test_a_refused_set_is_rolled_back_as_it_was(tmp_path: Path, me: dict[str, str]) -> None:
     old_file(tmp_path / "old.conf", "old\n")
     old_file(tmp_path / "gone.conf", "still needed\n", 0o600)
     files = [
@@ -120,7 +121,7 @@ def test_a_refused_set_is_taken_back_as_it_was(tmp_path: Path, me: dict[str, str
     ]
 
     def refused() -> None:
-        with fileset.taken_back_on_failure(files, "a.service"):
+        with fileset.rolled_back_on_failure(files, "a.service"):
             assert (tmp_path / "old.conf").read_text() == (tmp_path / "new.conf").read_text() == "new\n"
             assert not (tmp_path / "gone.conf").exists()
             raise Refused
@@ -139,12 +140,12 @@ def test_a_refused_set_is_taken_back_as_it_was(tmp_path: Path, me: dict[str, str
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving files to others takes root")
-def test_a_file_of_a_user_that_is_no_more_is_taken_back_too(tmp_path: Path, me: dict[str, str]) -> None:
+def test_a_file_of_a_user_that_is_no_more_is_rolled_back_too(tmp_path: Path, me: dict[str, str]) -> None:
     old_file(tmp_path / "a.conf", "old\n")
     os.chown(tmp_path / "a.conf", 54321, 54321)
 
     def refused() -> None:
-        with fileset.taken_back_on_failure([managed(tmp_path / "a.conf", "new\n", me)], "a.service"):
+        with fileset.rolled_back_on_failure([managed(tmp_path / "a.conf", "new\n", me)], "a.service"):
             raise Refused
 
     with pytest.raises(Refused):
@@ -157,11 +158,11 @@ def test_what_the_service_still_runs_is_kept_over_several_runs(tmp_path: Path, m
     """v2 was written but the run ended before the restart; v3 follows, and a refused v4 changes nothing of that."""
     old_file(tmp_path / "a.conf", "v1\n")
     for text in ("v2\n", "v3\n"):
-        with fileset.taken_back_on_failure([managed(tmp_path / "a.conf", text, me)], "a.service"):
+        with fileset.rolled_back_on_failure([managed(tmp_path / "a.conf", text, me)], "a.service"):
             pass
 
     def refused() -> None:
-        with fileset.taken_back_on_failure([managed(tmp_path / "a.conf", "v4\n", me)], "a.service"):
+        with fileset.rolled_back_on_failure([managed(tmp_path / "a.conf", "v4\n", me)], "a.service"):
             raise Refused
 
     with pytest.raises(Refused):
@@ -208,18 +209,33 @@ def test_forget(tmp_path: Path) -> None:
     assert Previous("a.service").restore() == []
 
 
-def test_run_gives_output_and_the_programs_own_words() -> None:
-    assert fileset.run(["printf", "%s", "$HOME;x"]) == "$HOME;x"
-    with pytest.raises(fileset.CommandFailed, match=r"^on stderr$"):
-        fileset.run(["sh", "-c", "echo on stdout; echo on stderr >&2; exit 3"])
-    with pytest.raises(fileset.CommandFailed, match=r"^on stdout$"):
-        fileset.run(["sh", "-c", "echo on stdout; exit 3"])
-    with pytest.raises(fileset.CommandFailed, match="exit code 3"):
-        fileset.run(["sh", "-c", "exit 3"])
-    with pytest.raises(fileset.CommandFailed, match="no-such-program: No such file"):
-        fileset.run(["no-such-program"])
+def test_a_link_is_put_in_place_and_rolled_back(tmp_path: Path, me: dict[str, str]) -> None:
+    old_file(tmp_path / "a.pem", "old\n")
+    link = ManagedFile(tmp_path / "a.pem", None, Access(**me, mode="0644"), target="/etc/own.pem")
+    assert link.differs()
+    assert link.diff()["after"] == "link to /etc/own.pem\n"
+
+    def refused() -> None:
+        with fileset.rolled_back_on_failure([link], "a.service"):
+            assert (tmp_path / "a.pem").readlink() == Path("/etc/own.pem")
+            raise Refused
+
+    with pytest.raises(Refused):
+        refused()
+    assert (tmp_path / "a.pem").read_text() == "old\n"
+    link.put()
+    assert not link.differs()
+    previous = Previous("a.service")
+    previous.keep([link.path])
+    ManagedFile(link.path, None, link.access, target="/etc/other.pem").put()
+    previous.restore()
+    assert not link.differs()
 
 
-def test_run_with_umask(tmp_path: Path) -> None:
-    fileset.run(["touch", str(tmp_path / "key")], umask=0o077)
-    assert mode_of(tmp_path / "key") == 0o600
+def test_what_another_set_of_the_service_has_kept_is_not_forgotten(tmp_path: Path) -> None:
+    previous = Previous("a.service")
+    previous.keep([tmp_path / "a.conf", tmp_path / "b.conf"])
+    previous.forget_if_only([tmp_path / "a.conf"])
+    assert previous
+    previous.forget_if_only([tmp_path / "a.conf", tmp_path / "b.conf"])
+    assert not previous

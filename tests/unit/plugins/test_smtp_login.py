@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.mail.plugins.modules import smtp_login
-from smtp_provider import Provider, self_signed
+
+from testbed.smtp_provider import Provider, self_signed
 
 Login = Callable[..., dict[str, Any]]
 USERNAME, PASSWORD = "me@example.org", "p:a#s@s \"w'o\\rd {{ü}}"

@@ -8,7 +8,7 @@ import string
 import dns.rdata
 import dns.zone
 import pytest
-from ansible_collections.selfhosted.mail.plugins.module_utils import zone
+from ansible_collections.selfhosted.mail.plugins.plugin_utils import zone
 from dns.rdtypes.ANY.TXT import TXT
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,0 +1,237 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Accounts and aliases, and the tables that OpenSMTPD, Dovecot and the signing proxy read.
+
+An *account* is a mapping with ``address`` and, optionally, ``aliases`` and ``send_as`` (lists of addresses),
+``enabled`` and ``send_only``; *aliases* map an address, or ``@domain`` for a catch-all, to a list of addresses; *domain
+aliases* map a domain to the one whose addresses it has too. Addresses are compared without regard to case and written
+in lower case.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.selfhosted.mail.plugins.module_utils import syntax
+
+SYSTEM_NAMES = ("abuse", "mailer-daemon", "postmaster", "root")  # RFC 2142 §3, §5 and what a Unix host writes to
+MAILBOX_USER = "vmail"
+SECOND_KEY = "-ed25519"  # behind the selector of a second key
+
+Account = Mapping[str, Any]
+Aliases = Mapping[str, Sequence[str]]
+DomainAliases = Mapping[str, str]
+
+
+def domain_names(primary: str, additional: Iterable[str | Mapping[str, str]] = ()) -> list[str]:
+    """The mail domains, primary first. Additional ones are names or mappings with ``name``."""
+    return [primary.lower(), *((item if isinstance(item, str) else item["name"]).lower() for item in additional)]
+
+
+def accepted_domains(domains: Sequence[str], hostname: str) -> list[str]:
+    """Domains that mail is taken for: the mail domains and the host's own name, whose system addresses exist."""
+    return list(dict.fromkeys([*domains, hostname.lower()]))
+
+
+def account_names(account: Account) -> list[str]:
+    """An account's address and its aliases, in lower case."""
+    return [address.lower() for address in [account["address"], *(account.get("aliases") or [])]]
+
+
+def is_true(value: Any) -> bool:
+    """What YAML, and a string that Jinja made of it, mean by a truth value."""
+    return str(value).lower() in ("true", "yes", "on", "1")
+
+
+def is_enabled(account: Account) -> bool:
+    return is_true(account.get("enabled", True))
+
+
+def takes_mail(account: Account) -> bool:
+    """Whether the account has a mailbox that mail comes into."""
+    return is_enabled(account) and not is_true(account.get("send_only", False))
+
+
+def size_bytes(size: Any) -> int:
+    """A size such as ``500M`` or ``5G``, in bytes; 0 for nothing and for what is no size."""
+    found = re.fullmatch(r"([0-9]+)([KMGT]?)", str(size or ""), re.IGNORECASE)
+    return int(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") if found else 0
+
+
+def sieve_files(accounts: Sequence[Account], directory: str) -> list[dict[str, str]]:
+    """The accounts' Sieve scripts as files for the module ``daemon_config``, ``ADDRESS.sieve`` in ``directory``."""
+    return [{"dest": f"{directory}/{account['address'].lower()}.sieve", "content": account["sieve"].rstrip("\n") + "\n",
+             "on_change": "none"} for account in accounts if account.get("sieve")]
+
+
+def first_address(accounts: Any) -> str:
+    """Address of the first account that takes mail; empty where there is none."""
+    entries = accounts if isinstance(accounts, list | tuple) else []
+    found = (account["address"] for account in entries
+             if isinstance(account, Mapping) and account.get("address") and takes_mail(account))
+    return str(next(found, ""))
+
+
+def untagged(address: str) -> str:
+    """The address in lower case and without its ``+tag``."""
+    local, _at, domain = address.lower().rpartition("@")
+    return f"{local.partition('+')[0]}@{domain}"
+
+
+def system_aliases(domains: Sequence[str], hostname: str, admin: str, taken: Iterable[str]) -> dict[str, list[str]]:
+    """``postmaster`` and its like at every domain and at the host's name lead to ``admin`` where nobody has them."""
+    names = (f"{name}@{domain}" for domain in accepted_domains(domains, hostname) for name in SYSTEM_NAMES)
+    held = set(taken)
+    return {name: [admin.lower()] for name in names if name not in held and name != admin.lower()}
+
+
+def signing_keys(primary: str, selector: str, additional: Iterable[str | Mapping[str, str]], hostname: str,
+                 directory: str = "/etc/dkimproxy/keys") -> list[dict[str, str]]:
+    """Domain, selector and path of the key, for each mail domain and for a host name outside of them all."""
+    selectors = _selectors(primary, selector, additional, hostname)
+    return [_key(domain, own, directory) for domain, (own, _) in selectors.items()]
+
+
+def further_keys(primary: str, selector: str, additional: Iterable[str | Mapping[str, Any]], hostname: str,
+                 published: Sequence[str] = (), ed25519: bool = False,
+                 directory: str = "/etc/dkimproxy/keys") -> dict[str, list[dict[str, str]]]:
+    """Keys that are made beside the signing ones, as from :func:`signing_keys`, by algorithm ``rsa`` and ``ed25519``.
+
+    These are keys of the selectors that are only ``published`` and, with ``ed25519``, a second key for each selector.
+    """
+    found: dict[str, list[dict[str, str]]] = {"rsa": [], "ed25519": []}
+    for domain, (own, others) in _selectors(primary, selector, additional, hostname, published).items():
+        only_published = [other for other in dict.fromkeys(map(str.lower, others)) if other != own.lower()]
+        found["rsa"] += [_key(domain, other, directory) for other in only_published]
+        if ed25519:
+            found["ed25519"] += [_key(domain, f"{name}{SECOND_KEY}", directory) for name in (own, *only_published)]
+    return found
+
+
+def _key(domain: str, selector: str, directory: str) -> dict[str, str]:
+    return {"domain": domain, "selector": selector.lower(), "path": f"{directory}/{domain}.{selector.lower()}.pem"}
+
+
+def _selectors(primary: str, selector: str, additional: Iterable[str | Mapping[str, Any]], hostname: str,
+               published: Sequence[str] = ()) -> dict[str, tuple[str, Sequence[str]]]:
+    """Each domain that can stand in From, its signing selector and those that are only published."""
+    selectors = {primary.lower(): (selector, published)}
+    for item in additional:
+        own = {"name": item} if isinstance(item, str) else item
+        others = own.get("dkim_published_selectors", published)
+        selectors[own["name"].lower()] = (own.get("dkim_selector", selector), others)
+    if not any(syntax.is_under(hostname, domain) for domain in selectors):
+        selectors[hostname.lower()] = (selector, published)
+    return selectors
+
+
+@dataclass
+class AddressBook:
+    """Accounts and addresses, resolved: what mail is taken for and where it goes, and who may send as what."""
+
+    accounts: Sequence[Account]
+    aliases: Aliases
+    domains: Sequence[str]
+    hostname: str
+    admin: str
+    domain_aliases: DomainAliases = field(default_factory=dict)
+
+    #: Every address that mail is taken for, and what it leads to; an account's own leads to :data:`MAILBOX_USER`.
+    virtuals: dict[str, list[str]] = field(init=False)
+    #: Addresses that somebody has and that take no mail; a catch-all must not have it either.
+    closed: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._alias_domains: dict[str, list[str]] = {}
+        for name, target in self.domain_aliases.items():
+            self._alias_domains.setdefault(target.lower(), []).append(name.lower())
+        self.virtuals, self.closed = {}, set()
+        for account in self.accounts:
+            address, *others = account_names(account)
+            if takes_mail(account):
+                self.virtuals[address] = [MAILBOX_USER]
+                self.virtuals.update((other, [address]) for other in others)
+            else:
+                self.closed.update((address, *others))
+        aliases = {name.lower(): [target.lower() for target in targets] for name, targets in self.aliases.items()}
+        self.closed.difference_update(aliases)
+        self.virtuals.update(aliases)
+        self._given = {*self.virtuals, *self.closed}
+        self._extend_to_domain_aliases()
+        self._close_what_leads_nowhere()
+        system = system_aliases(self.domains, self.hostname, self.admin, {*self.virtuals, *self.closed})
+        self.virtuals.update(system)
+
+    def _extend_to_domain_aliases(self) -> None:
+        for address in [*self.virtuals]:
+            # A catch-all has no address of its own that its twin could lead to.
+            targets = self.virtuals[address] if address.startswith("@") else [address]
+            self.virtuals.update((twin, targets) for twin in self._twins([address]))
+        self.closed.update(self._twins(list(self.closed)))
+
+    def _close_what_leads_nowhere(self) -> None:
+        """One recipient who takes no mail would have OpenSMTPD refuse the whole list."""
+        if not self.closed:
+            return
+        closed_now = set(self.closed)
+        while closed_now:
+            found = set()
+            for name, targets in self.virtuals.items():
+                open_ones = [target for target in targets if untagged(target) not in closed_now]
+                if len(open_ones) == len(targets):
+                    continue
+                self.virtuals[name] = open_ones
+                if not open_ones:
+                    found.add(name)
+            for name in found:
+                del self.virtuals[name]
+            self.closed |= {name for name in found if not name.startswith("@")}
+            closed_now = found
+
+    def senders(self) -> dict[str, list[str]]:
+        """Login to what it may use as sender.
+
+        These are its address and aliases, the aliases that lead to it alone, what ``send_as`` names (``@domain`` for a
+        whole domain), and all of them in the domains that stand for theirs. A login that is not enabled has nothing.
+        """
+        enabled = [account for account in self.accounts if is_enabled(account)]
+        owners = {name: account["address"].lower() for account in enabled for name in account_names(account)}
+        table = {account["address"].lower(): account_names(account) for account in enabled}
+        for name in self.aliases:
+            if not name.startswith("@") and (login := self._only_reader(name.lower(), owners)):
+                table[login].append(name.lower())
+        for account in enabled:
+            table[account["address"].lower()] += [str(name).lower() for name in account.get("send_as") or []]
+        return {login: list(dict.fromkeys([*names, *self._twins(names)])) for login, names in table.items()}
+
+    def _only_reader(self, name: str, owners: Mapping[str, str]) -> str | None:
+        """The login that alone gets the mail of an alias, over further aliases too."""
+        seen = set()
+        while name not in seen and len(targets := self.virtuals.get(name, [])) == 1:
+            seen.add(name)
+            name = untagged(targets[0])
+            if name in owners:
+                return owners[name]
+        return None
+
+    def _twins(self, names: Iterable[str]) -> Iterator[str]:
+        """The same names in the alias domains, but for those that somebody has there by himself."""
+        for local, _at, domain in (name.rpartition("@") for name in names):
+            for other in self._alias_domains.get(domain, ()):
+                if f"{local}@{other}" not in self._given:
+                    yield f"{local}@{other}"
+
+    def leads_outside(self) -> dict[str, list[str]]:
+        """Address to the addresses elsewhere that its mail is forwarded to, its own aliases not followed."""
+        ours = set(accepted_domains(self.domains, self.hostname))
+        found = {name: [target for target in targets if "@" in target and target.rpartition("@")[2] not in ours]
+                 for name, targets in self.virtuals.items()}
+        return {name: targets for name, targets in sorted(found.items()) if targets}
+
+
+def table_text(table: Mapping[str, Sequence[str]]) -> str:
+    """A mapping in the syntax of table(5): ``key value, value``."""
+    return "".join(f"{key} {', '.join(values)}\n" for key, values in sorted(table.items()))

@@ -1,0 +1,46 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ansible action: check the variables of a host. The work is in the action plugin of the same name."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: validate
+short_description: Check the variables of a host
+version_added: "0.1.0"
+description:
+  - Evaluates every variable of this collection that is set for the host and checks it, by itself and against the
+    others. It runs on the controller and asks the host nothing.
+  - Fails with all that is wrong at once. Each sentence begins with the name of its variable. The value of a secret, and
+    of what cannot be evaluated, is not shown.
+  - A variable that begins with C(mail_) or with a role's prefix and is not known is an error where it resembles a known
+    one, else a warning.
+  - The role C(selfhosted.mail.mail), on which all others depend, calls it.
+author: ["selfhosted.mail developers (!UNKNOWN)"]
+options:
+  required:
+    description:
+      - Variables that must be set.
+      - With V(mail_domain) among them, the hosts of the play have to write different zone files, too.
+    type: list
+    elements: str
+    default: []
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: Check the variables
+  selfhosted.mail.validate:
+    required: [mail_domain, mail_accounts]
+"""
+
+RETURN = r"""
+msg:
+  description: A sentence for each problem, one on a line.
+  type: str
+  returned: on failure
+  sample: "mail_relay_tls: must be one of starttls, smtps, not 'none'"
+"""

@@ -1,0 +1,525 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is wrong with the variables of this collection, in sentences that begin with the variable's name.
+
+Values may have any type of YAML's. A check gets one value and yields what is wrong with it, without the name. What
+several variables have to agree on is looked at where each of them is right by itself.
+"""
+
+from __future__ import annotations
+
+import collections
+import difflib
+import graphlib
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.selfhosted.mail.plugins.module_utils import address_book, syntax
+from ansible_collections.selfhosted.mail.plugins.plugin_utils import zone
+
+Check = Callable[[Any], Iterable[str]]
+Values = Mapping[str, Any]
+
+# What Dovecot and OpenSMTPD both take, on both releases: bcrypt, SHA256-CRYPT, SHA512-CRYPT, yescrypt, gost-yescrypt,
+# scrypt (crypt(5), which also says what stands in no hash). Dovecot 2.4 takes no MD5-CRYPT.
+_CRYPT_HASH = re.compile(
+    r"(\$2[aby]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}"
+    r"|\$5\$(rounds=\d{1,9}\$)?[^$:;*!\\\x00-\x20\x7f-\U0010ffff]{1,16}\$[./A-Za-z0-9]{43}"
+    r"|\$6\$(rounds=\d{1,9}\$)?[^$:;*!\\\x00-\x20\x7f-\U0010ffff]{1,16}\$[./A-Za-z0-9]{86}"
+    r"|\$g?y\$[./A-Za-z0-9]+\$[./A-Za-z0-9]{1,86}\$[./A-Za-z0-9]{43}"
+    r"|\$7\$[./A-Za-z0-9]{11,97}\$[./A-Za-z0-9]{43})\Z", re.ASCII)
+_RATE_LIMITS = ("to", "to_ip", "to_ip_from", "bounce_to", "bounce_to_ip")  # Rspamd's own
+_DOMAIN_KEYS = {"name", "dkim_selector", "dkim_published_selectors"}
+
+
+def _shown(value: object) -> str:
+    """A value in a sentence. What is long or no scalar could hold something that does not belong there."""
+    text = repr(value)
+    return text if isinstance(value, str | int | float | None) and len(text) <= 100 else f"a {type(value).__name__}"
+
+
+def _must_be(what: str, fits: Callable[[Any], object], *, secret: bool = False) -> Check:
+    def check(value: Any) -> Iterator[str]:
+        if not fits(value):
+            yield f"must be {what}" if secret else f"must be {what}, not {_shown(value)}"
+
+    return check
+
+
+def _matches(what: str, pattern: str) -> Check:
+    return _must_be(what, lambda value: isinstance(value, str) and re.fullmatch(pattern, value))
+
+
+def _one_of(*choices: str) -> Check:
+    return _must_be(f"one of {', '.join(choices)}", lambda value: value in choices)
+
+
+def _number(low: int, high: int = 10**9) -> Check:
+    return _must_be(f"a whole number from {low} to {high}",
+                    lambda value: re.fullmatch(r"[0-9]{1,10}", str(value)) and low <= int(value) <= high)
+
+
+def _or_empty(check: Check) -> Check:
+    return lambda value: () if value == "" else check(value)
+
+
+def _list_of(entry: Check) -> Check:
+    def check(value: Any) -> Iterator[str]:
+        yield from _LIST(value)
+        for item in value if isinstance(value, list) else ():
+            yield from (f"each entry {wrong}" for wrong in entry(item))
+
+    return check
+
+
+def _is_ip(value: object, version: int | None = None) -> bool:
+    try:
+        return isinstance(value, str) and "%" not in value and version in (None, ipaddress.ip_address(value).version)
+    except ValueError:
+        return False
+
+
+def _is_score(value: object) -> bool:
+    return bool(re.fullmatch(r"[0-9]+(\.[0-9]+)?", str(value))) and float(str(value)) > 0
+
+
+def _host_of(value: object) -> str:
+    """Host of ``host:port`` or ``[IPv6 address]:port``; empty when it is neither."""
+    host, _colon, port = str(value).rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        return ""
+    if host.startswith("[") and host.endswith("]"):
+        return host[1:-1] if _is_ip(host[1:-1], 6) else ""
+    return host if _is_ip(host, 4) or re.fullmatch(r"([0-9A-Za-z_-]+\.)*(?![0-9]+\Z)[0-9A-Za-z_-]+", host) else ""
+
+
+def _is_spf(value: object) -> bool:
+    """Whether ``value`` is a list of SPF terms without version and ``all`` (RFC 7208 §4.6.1)."""
+    return (isinstance(value, str) and re.fullmatch(r"[\x20-\x7e]*", value) is not None and '"' not in value
+            and not value.lower().startswith("v=spf1") and not re.search(r"(^|\s)[-~?+]?all(\s|$)", value))
+
+
+def _is_printable(value: object, most: int) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value.encode()) <= most
+
+
+def _config_file(value: Any) -> Iterator[str]:
+    try:
+        if value != "":
+            Path(value).read_text(encoding="utf-8")
+    except (OSError, TypeError, ValueError):
+        yield f"must be a UTF-8 text file on the controller, not {_shown(value)}"
+
+
+def _name_of(domain: Any) -> Any:
+    """Name of an entry of ``mail_additional_domains``."""
+    return domain.get("name") if isinstance(domain, Mapping) else domain
+
+
+def _additional_domains(value: Any) -> Iterator[str]:
+    yield from _LIST(value)
+    for item in value if isinstance(value, list) else ():
+        name = _name_of(item)
+        yield from (f"each entry {wrong}" for wrong in _DOMAIN(name))
+        if isinstance(item, Mapping):
+            for key in sorted({str(key) for key in item} - _DOMAIN_KEYS):
+                yield f"{_shown(name)} has the unknown key {key!r}; known are {', '.join(sorted(_DOMAIN_KEYS))}"
+            for key, check in (("dkim_selector", _SELECTOR), ("dkim_published_selectors", _list_of(_SELECTOR))):
+                yield from (f"{key} of {_shown(name)}: {wrong}" for wrong in (check(item[key]) if key in item else ()))
+
+
+def _rate_limits(value: Any) -> Iterator[str]:
+    yield from _MAPPING(value)
+    for name, limit in value.items() if isinstance(value, Mapping) else ():
+        yield from (f"each name {wrong}" for wrong in _one_of(*_RATE_LIMITS)(name))
+        if not (isinstance(limit, Mapping) and set(limit) == {"burst", "rate"} and _is_score(limit["burst"])
+                and re.fullmatch(r"[0-9]+ / [0-9]*[smhd]", str(limit["rate"]))):
+            yield f"{_shown(name)} must have burst, a number, and rate, such as 30 / 1m, and nothing else"
+
+
+_ANY_TEXT = _must_be("a text, in quotes", lambda value: isinstance(value, str))
+_BOOLEAN = _must_be("true or false",
+                    lambda value: str(value).lower() in ("true", "false", "yes", "no", "on", "off", "1", "0"))
+_LIST = _must_be("a list", lambda value: isinstance(value, list))
+_MAPPING = _must_be("a mapping", lambda value: isinstance(value, Mapping))
+_DOMAIN = _must_be("a domain name such as example.org (an international one in its xn-- form)", syntax.is_domain)
+_HOSTNAME = _must_be("a full host name such as mail.example.org, no address", syntax.is_domain)
+_SELECTOR = _must_be("a DNS label: letters, digits and hyphens, at most 63", syntax.is_selector)
+_ADDRESS = _must_be("a mail address", syntax.is_address)
+_IP_ADDRESS = _must_be("an IP address", _is_ip)
+_ENDPOINT = _must_be("an address and a port, such as 127.0.0.1:10027 or [::1]:10027", _host_of)
+_PATH = _matches("an absolute path without spaces, quotes, backslashes, $, % and #", r"/[^\s\"'\\$%#]+")
+_MAIL_DIR = _matches("an absolute path of letters, digits and . _ - only", r"(/[A-Za-z0-9._-]+)+")
+_SIZE = _must_be("a size such as 500M or 5G", lambda value: re.fullmatch(r"[1-9][0-9]*[KMGTkmgt]?", str(value)))
+_ACCOUNT_CHECKS = {
+    "aliases": _LIST, "send_as": _LIST, "quota": _SIZE, "enabled": _BOOLEAN, "send_only": _BOOLEAN,
+    "sieve": _must_be("the text of a Sieve script",
+                      lambda value: isinstance(value, str) and value.strip() and "\0" not in value),
+}
+ACCOUNT_KEYS = {"address", "password", "password_hash", *_ACCOUNT_CHECKS}
+
+CHECKS: dict[str, Check] = {
+    "mail_domain": _DOMAIN,
+    "mail_hostname": _or_empty(_HOSTNAME),
+    "mail_additional_domains": _additional_domains,
+    "mail_admin_address": _or_empty(_ADDRESS),
+    "mail_accounts": _must_be("a list of at least one account, a mapping with address and password_hash",
+                              lambda value: isinstance(value, list) and value, secret=True),
+    "mail_relay_host": _or_empty(_HOSTNAME),
+    "mail_relay_port": _number(1, 65535),
+    "mail_relay_tls": _one_of("starttls", "smtps"),
+    "mail_relay_username": _must_be("a text in quotes, at most 500 bytes, printable, without a colon",
+                                    lambda value: _is_printable(value, 500) and ":" not in value, secret=True),
+    "mail_relay_password": _must_be("a text in quotes, at most 500 bytes, printable, without a space at the end",
+                                    lambda value: _is_printable(value, 500) and not value.endswith(" "), secret=True),
+    "mail_relay_spf": _must_be("SPF terms that the provider names, such as include:spf.provider.example", _is_spf),
+    "mail_relay_max_connections": _number(1, 100),
+    "mail_forward_via": _one_of("relay", "direct", "refuse"),
+    "mail_dkim_selector": _SELECTOR,
+    "mail_dkim_published_selectors": _list_of(_SELECTOR),
+    "mail_dmarc_policy": _one_of("none", "quarantine", "reject"),
+    "mail_dns_output_dir": _must_be("a path", lambda value: isinstance(value, str) and value),
+    "mail_tls_mode": _one_of("selfsigned", "files"),
+    "mail_required": _list_of(_ANY_TEXT),
+    "dkimproxy_clients": _list_of(_matches("the name of a system user", r"[a-z_][a-z0-9_-]*")),
+    "dkimproxy_from_policy": _one_of("account", "domain"),
+    "dkimproxy_senders_file": _PATH,
+    "dkimproxy_foreign_from": _one_of("refuse", "rewrite"),
+    "dkimproxy_config_file": _config_file,
+    "dkimproxy_legacy": _one_of("error", "ignore"),
+    "dkimproxy_implementation": _one_of("embedded", "upstream"),
+    "dovecot_junk_header": _matches("the name of a header such as X-Spam", r"[A-Za-z0-9-]+"),
+    "dovecot_quota": _or_empty(_SIZE),
+    "dovecot_quota_grace": _SIZE,
+    "dovecot_compression": _one_of("none", "lz4", "zstd"),
+    "opensmtpd_max_message_size": _SIZE,
+    "opensmtpd_queue_ttl": _matches("a number with s, m, h or d, such as 4d", r"[1-9][0-9]*[smhd]"),
+    "rspamd_trusted_forwarders": _list_of(_DOMAIN),
+    "rspamd_rate_limits": _rate_limits,
+    "rspamd_resolver": _one_of("auto", "unbound", "none"),
+    "rspamd_resolver_forwarders": _list_of(_IP_ADDRESS),
+    "rspamd_nameservers": _list_of(_IP_ADDRESS),
+    "rspamd_controller_password_hash": _must_be(
+        "empty or a hash that rspamadm pw printed, which begins with $1$ or $2$",
+        lambda value: re.fullmatch(r"(\$[12]\$[a-z0-9]+\$[a-z0-9]+)?", str(value)), secret=True),
+    "rspamd_redis_maxmemory": _matches("a size such as 128mb", r"[1-9][0-9]*(kb|mb|gb)"),
+    "rspamd_dmarc_reports_from": _or_empty(_ADDRESS),
+    "smtp_relay_probe": _one_of("warn", "require", "off"),
+    **dict.fromkeys(("mail_aliases", "mail_domain_aliases"), _MAPPING),
+    **dict.fromkeys(("mail_dmarc_rua", "mail_dmarc_ruf"), _or_empty(_ADDRESS)),
+    **dict.fromkeys(("mail_tls_certificate_file", "mail_tls_private_key_file"), _or_empty(_PATH)),
+    **dict.fromkeys(("accounts_mail_dir", "dovecot_mail_dir"), _MAIL_DIR),
+    **dict.fromkeys(("dkimproxy_listen", "dkimproxy_relay"), _ENDPOINT),
+    **dict.fromkeys(("dkimproxy_upstream_url", "dkimproxy_upstream_archive", "rspamd_dmarc_reports_organisation"),
+                    _ANY_TEXT),
+    **dict.fromkeys(("rspamd_own_domains_action", "rspamd_dmarc_reject_action", "rspamd_dmarc_quarantine_action"),
+                    _one_of("reject", "junk", "none")),
+    **dict.fromkeys(("rspamd_reject_score", "rspamd_add_header_score", "rspamd_greylist_score"),
+                    _must_be("a number above 0", _is_score)),
+    **dict.fromkeys((
+        "dkimproxy_signature_lifetime", "dovecot_max_connections", "dovecot_connections_per_minute",
+        "opensmtpd_max_connections", "opensmtpd_submission_max_connections",
+        "opensmtpd_submission_connections_per_minute", "rspamd_greylisting_delay"), _number(0)),
+    **dict.fromkeys((
+        "dovecot_imap_sessions", "dovecot_imap_sessions_per_user", "dovecot_learn_interval", "opensmtpd_max_recipients",
+        "opensmtpd_max_mails", "rspamd_bayes_min_learns", "rspamd_watch_interval", "smtp_relay_retry_interval"),
+        _number(1)),
+    **dict.fromkeys((
+        "mail_firewall", "mail_install", "mail_validate", "dkimproxy_ed25519", "dovecot_full_text_search", "dovecot_learn_spam",
+        "dovecot_rspamd", "opensmtpd_rspamd", "opensmtpd_full_mailboxes", "rspamd_greylisting", "rspamd_bayes_per_user",
+        "rspamd_bayes_autolearn", "rspamd_external_checks", "rspamd_dmarc_reports", "rspamd_wait",
+        "smtp_relay_satellite"), _BOOLEAN),
+}
+PREFIXES = ("mail_", "accounts_", "certificate_", "dkimproxy_", "dovecot_", "firewall_", "opensmtpd_", "rspamd_",
+            "smtp_relay_")
+# Defaults of roles that one variable is compared with where another one is set.
+DEFAULTS = {"dovecot_imap_sessions": 500, "dovecot_imap_sessions_per_user": 20, "rspamd_greylist_score": 4,
+            "rspamd_add_header_score": 6, "rspamd_reject_score": 15}
+# What DKIMproxy 1.4.1 does not know, with the value that asks for nothing.
+EMBEDDED_ONLY = {"dkimproxy_ed25519": "False", "dkimproxy_signature_lifetime": "0", "dkimproxy_foreign_from": "refuse",
+                 "dkimproxy_config_file": "", "dkimproxy_legacy": "error"}
+ZONE_VARIABLES = ("mail_domain", "mail_hostname", "mail_additional_domains", "mail_dns_output_dir", "mail_relay_spf",
+                  "mail_dmarc_policy", "mail_dmarc_rua", "mail_dmarc_ruf", "mail_dkim_selector",
+                  "mail_dkim_published_selectors")
+
+
+def unknown(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Names with a prefix of ours that are not known: those that resemble a known one, with it, and the others."""
+    ours = sorted(name for name in names if name.startswith(PREFIXES) and name not in CHECKS)
+    typos = {name: similar[0] for name in ours if (similar := difflib.get_close_matches(name, CHECKS, 1, 0.85))}
+    return typos, [name for name in ours if name not in typos]
+
+
+def problems(values: Values, required: Sequence[str] = (), facts: Values | None = None) -> list[str]:
+    """All that is wrong, one sentence each, none twice; empty when nothing is.
+
+    :param values: name to value of the known variables that are set, in Python's own types.
+    :param required: names that must be among them.
+    :param facts: Ansible's facts of the host, without the prefix ``ansible_``; nothing is said about none.
+    """
+    found = [f"{name}: is required" for name in required if name not in values]
+    system, major, version = ((facts or {}).get(f"distribution{part}") for part in ("", "_major_version", "_version"))
+    if system and (system, major) not in (("Debian", "12"), ("Debian", "13")):
+        found.append(f"ansible_facts: this host runs {system} {version}; supported are Debian 12 and Debian 13")
+    right = {}
+    for name, value in values.items():
+        wrong = [f"{name}: {what}" for what in CHECKS[name](value)]
+        found += wrong
+        if not wrong:
+            right[name] = value
+    further = values.get("mail_additional_domains")
+    # A wrong one among them does not make the addresses in the others wrong.
+    right["mail_additional_domains"] = [item for item in further if syntax.is_domain(_name_of(item))] \
+        if isinstance(further, list) else []
+    for check in (_server, _accounts, _domain_aliases, _forwarding, _signer):
+        found += check(right)
+    return list(dict.fromkeys(found))
+
+
+def _domains_of(given: Values) -> list[str]:
+    domain = given.get("mail_domain")
+    return address_book.domain_names(domain, given["mail_additional_domains"]) if domain else []
+
+
+def _server(given: Values) -> Iterator[str]:
+    if "mail_domain" in given and given.get("mail_hostname") == "":
+        yield from (f"mail_hostname: {wrong}" for wrong in _HOSTNAME(""))
+    for name, count in collections.Counter(_domains_of(given)).items():
+        if count > 1:
+            yield f"mail_additional_domains: {name} is there twice, or is mail_domain"
+    for name in ("mail_relay_username", "mail_relay_password"):
+        if given.get("mail_relay_host") and given.get(name) == "":
+            yield f"{name}: is required where mail_relay_host is set"
+    for name in ("mail_tls_certificate_file", "mail_tls_private_key_file"):
+        if given.get("mail_tls_mode") == "files" and given.get(name) == "":
+            yield f"{name}: must be an absolute path on the mail server where mail_tls_mode is files"
+    value = {name: float(given.get(name, default)) for name, default in DEFAULTS.items()}
+    if value["dovecot_imap_sessions_per_user"] > value["dovecot_imap_sessions"]:
+        yield "dovecot_imap_sessions_per_user: must not be above dovecot_imap_sessions"
+    if not value["rspamd_greylist_score"] < value["rspamd_add_header_score"] < value["rspamd_reject_score"]:
+        yield "rspamd_greylist_score: must be below rspamd_add_header_score, and that below rspamd_reject_score"
+
+
+def _accounts(given: Values) -> Iterator[str]:
+    if "mail_accounts" not in given:
+        return
+    accounts, domains = given["mail_accounts"], _domains_of(given)
+    holders: dict[str, str] = {}
+    silent: set[str] = set()
+    for number, account in enumerate(accounts, 1):
+        address = account.get("address") if isinstance(account, Mapping) else None
+        if not isinstance(address, str) or not address:
+            yield f"mail_accounts: entry {number} has no address"
+            continue
+        yield from (f"mail_accounts: {wrong}" for wrong in _account(account, domains))
+        for name in [address, *_entries(account, "aliases")]:
+            key = str(name).lower()
+            if key in holders:
+                yield f"mail_accounts: {name} is there twice, for {holders[key]} and {address}"
+            holders.setdefault(key, address)
+            if not address_book.takes_mail(account):
+                silent.add(key)
+    yield from _aliases(given, domains, holders, silent)
+    admin = given.get("mail_admin_address", "")
+    known = {*holders, *_lower(given, "mail_aliases")}
+    if admin.lower() in silent - _lower(given, "mail_aliases"):
+        yield f"mail_admin_address: {admin} takes no mail, as its account is not enabled or send_only"
+    elif admin and syntax.domain_of(admin) in domains and admin.lower() not in known:
+        yield f"mail_admin_address: {admin} is in one of the mail domains, but neither an account nor an alias"
+    elif not admin and not address_book.first_address(accounts):
+        yield "mail_accounts: no account takes mail, and postmaster's needs one that is enabled and not send_only"
+    elif not admin and "mail_admin_address" in given:
+        yield from (f"mail_admin_address: {wrong}" for wrong in _ADDRESS(admin))
+
+
+def _entries(account: Mapping[str, Any], key: str) -> list[Any]:
+    value = account.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _lower(given: Values, variable: str) -> set[str]:
+    return {str(name).lower() for name in given.get(variable, ())}
+
+
+def _own(address: Any, domains: list[str]) -> Iterator[str]:
+    if not syntax.is_own_address(address):
+        yield (f"{_shown(address)} is no address of the form name@domain with letters, digits and . _ - = ~ ' in the "
+               "name, a letter or digit first")
+    elif domains and syntax.domain_of(address) not in domains:
+        yield f"{address} is outside the mail domains ({', '.join(domains)})"
+
+
+def _account(account: Mapping[str, Any], domains: list[str]) -> Iterator[str]:
+    address = account["address"]
+    for key in sorted({str(key) for key in account} - ACCOUNT_KEYS):
+        yield f"{address} has the unknown key {key!r}; known are {', '.join(sorted(ACCOUNT_KEYS))}"
+    hashed, password = account.get("password_hash"), account.get("password")
+    if hashed and password:
+        yield f"{address} has both password and password_hash; keep password_hash"
+    elif hashed and not (isinstance(hashed, str) and _CRYPT_HASH.match(hashed)):
+        yield (f"password_hash of {address} must be a crypt(5) hash that both daemons take, whole, without {{SCHEME}}: "
+               "$2a$, $2b$, $2y$, $5$, $6$, $y$, $gy$ or $7$; make one with openssl passwd -6")
+    elif not hashed and not (password and _is_printable(password, 512)):
+        yield f"{address} has neither password_hash nor password, a text in quotes, at most 512 bytes, printable"
+    for key, check in _ACCOUNT_CHECKS.items():
+        if account.get(key) is not None:
+            yield from (f"{key} of {address} {wrong}" for wrong in check(account[key]))
+    for name in [address, *_entries(account, "aliases")]:
+        yield from _own(name, domains)
+    for name in _entries(account, "send_as"):
+        if not (isinstance(name, str) and name.startswith("@")):
+            yield from _own(name, domains)
+        elif name[1:].lower() not in domains:
+            yield f"send_as of {address} has {name}, which is none of the mail domains"
+
+
+def _aliases(given: Values, domains: list[str], holders: Mapping[str, str], silent: set[str]) -> Iterator[str]:
+    ours = address_book.accepted_domains(domains, given.get("mail_hostname", ""))
+    known = {*holders, *_lower(given, "mail_aliases")}
+    known |= {f"{name}@{domain}" for domain in ours for name in address_book.SYSTEM_NAMES}
+    twins = {str(name).lower(): str(target).lower() for name, target in given.get("mail_domain_aliases", {}).items()}
+
+    def entry(address: str) -> str | None:
+        """The name that mail to an address is found under: itself without its tag, its twin, or a catch-all."""
+        local, _at, domain = address_book.untagged(address).rpartition("@")
+        twin = twins.get(domain, domain)
+        names = (f"{local}@{domain}", f"{local}@{twin}", f"@{domain}", f"@{twin}")
+        return next((name for name in names if name in known), None)
+
+    aliases = given.get("mail_aliases", {})
+    graph: dict[str, list[str]] = {}
+    for name, targets in aliases.items():
+        key = str(name).lower()
+        if key in graph:
+            yield f"mail_aliases: {name} is there twice"
+        if key in holders and key not in silent:
+            yield f"mail_aliases: {name} is there twice, it is also an address of the account {holders[key]}"
+        if not key.startswith("@"):
+            yield from (f"mail_aliases: {wrong}" for wrong in _own(name, domains))
+        elif key[1:] not in domains:
+            yield f"mail_aliases: {name} is a catch-all of none of the mail domains"
+        if not isinstance(targets, list) or not targets:
+            yield f"mail_aliases: {name} must lead to a list of addresses"
+        graph[key] = []
+        for target in targets if isinstance(targets, list) else ():
+            if not syntax.is_address(target):
+                yield f"mail_aliases: {name} leads to {_shown(target)}, which is no mail address"
+            elif syntax.domain_of(target) in ours:
+                found = entry(target)
+                if found is None:
+                    yield f"mail_aliases: {name} leads to {target}, which is neither an account nor an alias"
+                elif found not in holders or found in silent:
+                    graph[key].append(found)
+    yield from (f"mail_aliases: {' leads to '.join(loop)}: a loop" for loop in _loops(graph))
+
+
+def _loops(graph: dict[str, list[str]]) -> Iterator[list[str]]:
+    """Loops, each begun at its first name in the order of the alphabet; not more than twenty."""
+    for _ in range(20):
+        try:
+            graphlib.TopologicalSorter(graph).prepare()
+        except graphlib.CycleError as error:
+            loop = error.args[1][:0:-1]
+            first = loop.index(min(loop))
+            yield [*loop[first:], *loop[:first + 1]]
+            graph = {name: targets for name, targets in graph.items() if name not in loop}
+
+
+def _domain_aliases(given: Values) -> Iterator[str]:
+    domains = _domains_of(given)
+    aliases = given.get("mail_domain_aliases", {})
+    for name, target in aliases.items():
+        for domain in (name, target):
+            if not syntax.is_domain(domain):
+                yield f"mail_domain_aliases: {_shown(domain)} is no domain name"
+            elif domain.lower() not in domains:
+                yield (f"mail_domain_aliases: {domain} is none of the mail domains ({', '.join(domains)}); name it in "
+                       "mail_additional_domains too, so that it gets a key and a zone")
+        if str(target).lower() in _lower(given, "mail_domain_aliases"):
+            yield f"mail_domain_aliases: {name} leads to {target}, which leads on; write the last domain itself"
+
+
+def _forwarding(given: Values) -> Iterator[str]:
+    via, admin = given.get("mail_forward_via"), given.get("mail_admin_address")
+    ours = {*_domains_of(given), str(given.get("mail_hostname", "")).lower()}
+    if via == "relay" and given.get("mail_relay_host") == "":
+        yield "mail_forward_via: must not be relay where mail_relay_host is empty"
+    if via == "refuse":
+        for name, targets in given.get("mail_aliases", {}).items():
+            for target in targets if isinstance(targets, list) else ():
+                if syntax.is_address(target) and syntax.domain_of(target) not in ours:
+                    yield f"mail_aliases: {name} leads outside, to {target}, and mail_forward_via is refuse"
+        if admin and syntax.domain_of(admin) not in ours:
+            yield f"mail_admin_address: {admin} is outside, and mail_forward_via is refuse"
+
+
+def _signer(given: Values) -> Iterator[str]:
+    ed25519 = address_book.is_true(given.get("dkimproxy_ed25519", False))
+    selectors = [("mail_dkim_selector", given.get("mail_dkim_selector")),
+                 *(("mail_dkim_published_selectors", item) for item in given.get("mail_dkim_published_selectors", ()))]
+    for domain in given["mail_additional_domains"]:
+        own = domain if isinstance(domain, Mapping) else {}
+        selectors += [("mail_additional_domains", item) for item in (
+            own.get("dkim_selector"), *_entries(own, "dkim_published_selectors"))]
+    for variable, selector in selectors if ed25519 else ():
+        label = str(selector).rpartition(".")[2].lower()
+        if label.endswith(address_book.SECOND_KEY):
+            yield f"{variable}: {selector} ends in {address_book.SECOND_KEY}, as the selectors of the second keys do"
+        elif len(label + address_book.SECOND_KEY) > 63:
+            yield f"{variable}: {selector} is too long for {address_book.SECOND_KEY} behind it in one DNS label"
+    own_file = given.get("dkimproxy_config_file", "")
+    if own_file and ed25519:
+        yield "dkimproxy_ed25519: with dkimproxy_config_file, write the second signature into that file"
+    if own_file and int(given.get("dkimproxy_signature_lifetime", 0)):
+        yield "dkimproxy_signature_lifetime: with dkimproxy_config_file, write x= into the signatures of that file"
+    if not own_file and given.get("dkimproxy_legacy") == "ignore":
+        yield "dkimproxy_legacy: must not be ignore without dkimproxy_config_file"
+    host = _host_of(given.get("dkimproxy_listen", "127.0.0.1:10027"))
+    loopback = _is_ip(host) and ipaddress.ip_address(host).is_loopback
+    if address_book.is_true(given.get("mail_firewall", True)) and not loopback:
+        yield "dkimproxy_listen: must be a loopback address where mail_firewall is true, as it knows local users only"
+    if given.get("dkimproxy_implementation") != "upstream":
+        return
+    for name in ("dkimproxy_listen", "dkimproxy_relay"):
+        if name in given and not _is_ip(_host_of(given[name]), 4):
+            yield f"{name}: must be an IPv4 address with a port; DKIMproxy 1.4.1 knows IPv4 alone"
+    for name, nothing in EMBEDDED_ONLY.items():
+        value = given.get(name, nothing)
+        if str(address_book.is_true(value) if name == "dkimproxy_ed25519" else value) != nothing:
+            yield f"{name}: is not supported by DKIMproxy 1.4.1; use dkimproxy_implementation: embedded"
+    url = given.get("dkimproxy_upstream_url", "https://default/")
+    if not given.get("dkimproxy_upstream_archive") and not re.fullmatch(r"https?://[^\s/]+/\S*", url):
+        yield f"dkimproxy_upstream_url: must begin with https:// or http://, not {_shown(url)}"
+
+
+def zone_conflicts(hosts: Mapping[str, tuple[Values, Values]]) -> list[str]:
+    """Sentences about zone files that two hosts would write with different contents.
+
+    :param hosts: name of a host to its :data:`ZONE_VARIABLES`, those that are set, and its facts. A host is left out
+        where one of them is missing or wrong.
+    """
+    found = []
+    writers: dict[Path, tuple[str, str]] = {}
+    for host, (values, facts) in hosts.items():
+        if not values.keys() >= set(ZONE_VARIABLES) or problems(values):
+            continue
+        domain, hostname, further, directory, spf, policy, rua, ruf, selector, published = \
+            (values[name] for name in ZONE_VARIABLES)
+        ours = address_book.signing_keys(domain, selector, further, hostname)
+        ours += address_book.further_keys(domain, selector, further, hostname, published)["rsa"]
+        keys: dict[str, dict[str, str]] = {key["domain"]: {} for key in ours}
+        for key in ours:
+            keys[key["domain"]][key["selector"]] = ""
+        addresses = [(facts.get(name) or {}).get("address") for name in ("default_ipv4", "default_ipv6")]
+        ipv4, ipv6 = (zone.public_addresses(filter(None, [address])) for address in addresses)
+        texts = zone.zones(address_book.domain_names(domain, further), hostname=hostname, ipv4=ipv4, ipv6=ipv6,
+                           keys=keys, spf=spf, policy=policy, rua=rua, ruf=ruf)
+        for name, text in texts.items():
+            path = Path(directory) / f"{name}.zone"
+            other, before = writers.setdefault(path, (host, text))
+            if text != before:
+                found.append(f"mail_dns_output_dir: {other} and {host} would write {path} with different contents")
+    return found

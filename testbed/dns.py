@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The test bed's name server."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import dns.resolver
+
+SERVER = "198.51.100.53"
+PUBLISH = Path(__file__).resolve().parent / "publish-zone"
+
+
+def query(name: str, kind: str) -> list[str]:
+    """The records in presentation format, TXT strings joined; none when the name or type does not exist."""
+    resolver = dns.resolver.Resolver(configure=False)
+    resolver.nameservers = [SERVER]
+    try:
+        answer = resolver.resolve(name, kind, lifetime=10)
+    except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
+        return []
+    if kind == "TXT":
+        return [b"".join(record.strings).decode() for record in answer]
+    return [record.to_text() for record in answer]
+
+
+def dkim_record(name: bytes, timeout: int = 5) -> bytes | None:
+    """The record of a name such as ``mail._domainkey.example.org``; dkimpy calls it."""
+    records = query(name.decode(), "TXT")
+    return records[0].encode() if records else None
+
+
+def publish(origin: str, records: str) -> None:
+    """Serve these records (master file syntax without SOA and NS, RFC 1035 §5) under `origin`."""
+    subprocess.run([str(PUBLISH), origin], input=records, text=True, check=True, capture_output=True)

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module validate as the role mail calls it: all that is wrong at once, by name, and no secret is shown.
+
+The real ``ansible-playbook`` runs, with the options that show most. ``ANSIBLE_PLAYBOOK`` names one of another version.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PLAYBOOK = Path(os.environ.get("ANSIBLE_PLAYBOOK", Path(sys.executable).parent / "ansible-playbook"))
+WORD = "s3Cr"
+# What a generator of passwords, or somebody who wants to protect one, makes of a text.
+TEXTS = {
+    "expression": f"{WORD}{{{{{WORD}",
+    "statement": f"{WORD}{{%{WORD}",
+    "comment": f"{WORD}{{#{WORD}",
+    "name": f"{WORD}{{{{{WORD}}}}}{WORD}",
+    "filter": f"{WORD}{{{{ mail_domain | {WORD} }}}}",
+    "missing": f"{{{{ {WORD} }}}}",
+    "constant": f"{WORD}{{{{ 1 }}}}",
+    "closed_comment": f"{WORD}{{# {WORD} #}}",
+    "raw": f"{{% raw %}}{WORD}{{{{{WORD}{{% endraw %}}",
+    "condition": f"{WORD}{{% if mail_domain %}}{WORD}{{% endif %}}",
+    "header": f"#jinja2: {WORD}\n{{{{{WORD}",
+}
+TYPES: dict[str, Any] = {
+    "mapping": {WORD: WORD},
+    "list": [WORD, WORD],
+    "number": 990099,
+    "true": True,
+    "empty": "",
+    "null": None,
+    "long": WORD * 1250,
+    "control": f"{WORD}\n{WORD}\x07",
+}
+RELAY = {"mail_relay_host": "smtp.provider.test", "mail_relay_username": "customer"}
+
+
+ROLE = [{"hosts": "mail", "gather_facts": False, "roles": ["selfhosted.mail.mail"]}]
+SECRETS = ("mail_relay_username", "mail_relay_password", "mail_accounts", "rspamd_controller_password_hash")
+DEBIAN = {"distribution": "Debian", "distribution_major_version": "13", "distribution_version": "13.1",
+          "dns": {}, "all_ipv4_addresses": [], "fqdn": "host.test"}  # fmt: skip
+ALICE = {"address": "alice@one.test", "password": "fine"}
+GOOD: dict[str, object] = {"mail_domain": "one.test", "mail_accounts": [ALICE]}
+NOWHERE = "/nowhere/python3"  # no host is asked anything: there is no Python that could answer
+
+
+def holding(variable: str, secret: object) -> tuple[dict[str, object], str]:
+    """Variables of a host where the secret stands in this one, and the name that a message has to say."""
+    if variable != "mail_accounts":
+        return {**GOOD, "mail_relay_password": "fine", **RELAY, variable: secret}, variable
+    return {**GOOD, variable: [ALICE, {"address": "bob@one.test", "password": secret}]}, f"{variable}[1].password"
+
+
+class Folder:
+    """Where a run takes place; facts of every host are known, so that none is asked."""
+
+    def __init__(self, path: Path, checkout: Path) -> None:
+        self.path, self.checkout = path, checkout
+
+    def run(self, hosts: Mapping[str, Mapping[str, object]], *options: str | Path, play: object = None,
+            facts: Mapping[str, object] = DEBIAN, python: str = NOWHERE) -> subprocess.CompletedProcess[str]:
+        """Output of the role, or of another ``play``, for these hosts."""
+        common = {"ansible_connection": "local", "ansible_python_interpreter": python}
+        entries = {name: {**common, **values} for name, values in hosts.items()}
+        (self.path / "hosts.json").write_text(json.dumps({"mail": {"hosts": entries}}))
+        (self.path / "facts.json").write_text(json.dumps({"ansible_facts": facts} if facts else {}))
+        if not isinstance(play, Path):
+            (self.path / "play.json").write_text(json.dumps(play or ROLE))
+            play = self.path / "play.json"
+        (self.path / "key").write_text("key")
+        environment = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(self.checkout / "playbooks/collections"),
+            "ANSIBLE_DISPLAY_TRACEBACK": "always",
+            "ANSIBLE_FORKS": "10",
+            "ANSIBLE_HOME": str(self.path / "home"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_VAULT_PASSWORD_FILE": str(self.path / "key"),
+            "PWD": str(self.path),
+        }
+        command = [PLAYBOOK, "-vvv", "--check", "--diff", "-i", self.path / "hosts.json", "-e", "@facts.json", *options,
+                   play]
+        return subprocess.run(command, cwd=self.path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, check=False)
+
+    def failed(self, *arguments: Any, **options: Any) -> str:
+        """Output of a run that fails."""
+        done = self.run(*arguments, **options)
+        assert done.returncode not in (0, 1, 4), done.stdout[-3000:]
+        return done.stdout
+
+
+@pytest.fixture
+def folder(tmp_path: Path, checkout: Path) -> Folder:
+    return Folder(tmp_path, checkout)
+
+
+def messages(output: str) -> dict[str, str]:
+    """What the output says of each failed host."""
+    found = re.findall(r"^fatal: \[(\S+)\]: FAILED! => (\{.*?^\})", output, re.MULTILINE | re.DOTALL)
+    return {host: str(json.loads(text)["msg"]) for host, text in found}
+
+
+def vault_file(folder: Path, encrypted: bool) -> None:
+    """The texts as variables, as vault.yml.example says and as it does not, and one under another key."""
+    (folder / "key").write_text("key")
+    (folder / "other").write_text("other")
+    vault = PLAYBOOK.parent / "ansible-vault"
+    locked = subprocess.run(
+        [vault, "encrypt_string", "--vault-password-file", folder / "other", "--name", "vault_locked", WORD],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    lines = [f"vault_{name}: {json.dumps(text)}" for name, text in TEXTS.items()]
+    lines.append(f"vault_unsafe: !unsafe {json.dumps(' '.join(TEXTS.values()).replace(chr(10), ''))}")
+    file = folder / "group_vars" / "mail.yml"
+    file.parent.mkdir()
+    file.write_text("\n".join([*lines, locked]))
+    if encrypted:
+        subprocess.run([vault, "encrypt", "--vault-password-file", folder / "key", file], check=True)
+
+
+@pytest.mark.parametrize("site", [False, True], ids=["role", "site"])
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+def test_a_template_in_a_secret_is_named_and_not_shown(encrypted: bool, site: bool, folder: Folder) -> None:
+    vault_file(folder.path, encrypted)
+    hosts: dict[str, dict[str, object]] = {}
+    names: dict[str, str] = {}
+    for variable in SECRETS:
+        for case, secret in {**TEXTS, "nested": {WORD: [TEXTS["expression"]]}}.items():
+            hosts[f"{variable}-{case}"], name = holding(variable, secret)
+            names[f"{variable}-{case}"] = name
+        for case in ("expression", "closed_comment", "locked"):
+            hosts[f"{variable}-vault-{case}"], name = holding(variable, f"{{{{ vault_{case} }}}}")
+            names[f"{variable}-vault-{case}"] = f"{name} -> vault_{case}: "
+        hosts[f"{variable}-unsafe"], _name = holding(variable, "{{ vault_unsafe }}")
+    output = folder.failed(hosts, play=folder.checkout / "playbooks/site.yml" if site else None)
+    said = messages(output)
+    wrong = [
+        f"{host}: {said.get(host)}"
+        for host, name in names.items()
+        if name not in said.get(host, "") or "!unsafe" not in said[host]
+    ]
+    assert not wrong, "\n".join(wrong)
+    assert WORD not in output
+    for host in hosts:
+        if host not in names:
+            assert "!unsafe" not in said.get(host, ""), said[host]
+
+
+def test_a_secret_of_a_wrong_kind_is_named_and_not_shown(folder: Folder) -> None:
+    hosts: dict[str, dict[str, object]] = {}
+    for variable in SECRETS:
+        for case, value in TYPES.items():
+            # Some of these values are right where they stand; the domain is wrong on every host.
+            hosts[f"{variable}-{case}"] = {**holding(variable, value)[0], "mail_domain": "one"}
+    output = folder.failed(hosts)
+    assert WORD not in output
+    assert "990099" not in output
+    said = messages(output)
+    right = {"rspamd_controller_password_hash-empty"}
+    assert [host for host in hosts if host.rsplit("-", 1)[0] not in said.get(host, "") and host not in right] == []
+
+
+def test_the_lines_above_a_wrong_variable_are_not_shown(folder: Folder) -> None:
+    """Ansible's own error shows where the variable stands, and two lines more."""
+    (folder.path / "group_vars").mkdir()
+    (folder.path / "group_vars/mail.yml").write_text(
+        f"mail_relay_username: {WORD}\nmail_relay_password: {WORD}\nmail_relay_spf: '{{{{ nobody }}}}'\n"
+    )
+    output = folder.failed({"host": GOOD})
+    assert messages(output)["host"].startswith("mail_relay_spf: ")
+    assert WORD not in output
+
+
+def test_all_that_is_wrong_is_said_at_once_for_every_host(folder: Folder) -> None:
+    required = {"mail_required": ["mail_domain", "mail_accounts"]}
+    satellite = {**RELAY, "mail_relay_password": "fine"}
+    hosts: dict[str, dict[str, object]] = {
+        "many": {**GOOD, "mail_relay_port": 0, "rspamd_resolver": "dnsmasq", "mail_relay_host": "smtp.test",
+                 "mail_domian": "two.test"},
+        "missing": {**satellite, **required},
+        "empty": {**required, "mail_domain": "", "mail_accounts": None},
+        "satellite": satellite,
+        "good": {"mail_domain": "{{ name }}.test", "name": "one", "mail_accounts": "{{ people }}", "people": [ALICE],
+                 "mail_dns_output_dir": "{{ inventory_dir }}", "mail_additional_domains": ["{{ name }}.example"],
+                 **required},
+    }  # fmt: skip
+    said = messages(folder.failed(hosts))
+    assert {host: [sentence.split(":")[0] for sentence in text.split("\n")] for host, text in said.items()} == {
+        "many": ["mail_relay_port", "rspamd_resolver", "mail_relay_username", "mail_relay_password", "mail_domian"],
+        "missing": ["mail_domain", "mail_accounts"],
+        "empty": ["mail_accounts", "mail_domain"],
+    }
+    assert said["many"].endswith("mail_domian: is no variable of this collection; is mail_domain meant?")
+
+
+def test_good_variables_change_nothing_and_nobody_elses_are_named_in_a_warning(folder: Folder) -> None:
+    """The role runs once in a play, whoever depends on it."""
+    twice = [{**ROLE[0], "roles": ["selfhosted.mail.mail"] * 2}]
+    done = folder.run({"host": {**GOOD, "mail_guard": True, "firewall_zone": "x"}}, play=twice)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert re.search(r"host +: ok=\d+ +changed=0 ", done.stdout)
+    warnings = " ".join(re.sub(r"\[WARNING\]:|\s+", " ", done.stdout).split())
+    assert "mail_guard: is no variable of this collection, and is not used" in warnings
+    assert "firewall_zone: is no variable of this collection, and is not used" in warnings
+    assert done.stdout.count("TASK [selfhosted.mail.mail : Check the variables]") == 1
+
+
+def test_nothing_is_checked_where_a_play_says_so(folder: Folder) -> None:
+    done = folder.run({"host": {"mail_domain": "one"}}, "-e", "mail_validate=false")
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_the_role_as_somebody_includes_it(folder: Folder) -> None:
+    """Its defaults and demands are the same, and a file of the playbook is found."""
+    include = [{"hosts": "mail", "gather_facts": False, "tasks": [
+        {"ansible.builtin.include_role": {"name": "selfhosted.mail.mail", "public": True},
+         "vars": {"mail_required": ["mail_domain"]}},
+        {"ansible.builtin.debug": {"msg": "{{ mail_hostname }} {{ mail_admin_address }} {{ mail_dmarc_rua }} "
+                                          "{{ mail_relay_tls }} {{ mail_forward_via }} {{ mail_dns_output_dir }}"}},
+    ]}]  # fmt: skip
+    (folder.path / "files").mkdir()
+    (folder.path / "files" / "own.conf").write_text("listen 127.0.0.1:10027\n")
+    done = folder.run({"host": {**GOOD, "mail_relay_port": 465, "dkimproxy_config_file": "own.conf"}}, play=include)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert f"mail.one.test alice@one.test alice@one.test smtps direct {folder.path}/dns" in done.stdout
+    missing = messages(folder.failed({"host": {"dkimproxy_config_file": "other.conf"}}, play=include))["host"]
+    assert missing.splitlines() == [
+        "mail_domain: is required",
+        "dkimproxy_config_file: must be a UTF-8 text file on the controller, not 'other.conf'",
+    ]
+
+
+def test_two_hosts_that_would_write_the_same_zone_file(folder: Folder) -> None:
+    """Each host is seen with its own defaults and with what the play says."""
+    demands = {**GOOD, "mail_required": ["mail_domain", "mail_accounts"]}
+    hosts = {"one": demands, "two": {**demands, "mail_hostname": "mx.one.test"}}
+    assert messages(folder.failed(hosts)) == {
+        "one": f"mail_dns_output_dir: one and two would write {folder.path}/dns/one.test.zone with different contents"
+    }
+    apart = [{**ROLE[0], "vars": {"mail_dns_output_dir": "{{ inventory_dir }}/dns/{{ inventory_hostname }}"}}]
+    for fine, play in ((hosts, apart), ({"one": demands, "two": demands}, ROLE)):
+        done = folder.run(fine, play=play)
+        assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_one_wrong_host_stops_all(folder: Folder) -> None:
+    play = [*ROLE, {"hosts": "mail", "gather_facts": False, "tasks": [{"ansible.builtin.debug": {"msg": "changes"}}]}]
+    output = folder.failed({"wrong": {**GOOD, "mail_tls_mode": "none"}, "good": GOOD}, play=play)
+    assert set(messages(output)) == {"wrong"}
+    assert '"changes"' not in output
+
+
+def test_an_unsupported_release(folder: Folder) -> None:
+    output = folder.failed({"host": GOOD}, facts={**DEBIAN, "distribution_major_version": "11"})
+    assert messages(output)["host"].startswith("ansible_facts: this host runs Debian 13.1; supported are Debian 12 and")
+
+
+def test_facts_are_gathered_where_they_are_missing(folder: Folder) -> None:
+    show = {"ansible.builtin.debug": {"msg": "{{ ansible_facts.keys() | intersect(wanted) | sort | join(' ') }}"},
+            "vars": {"wanted": list(DEBIAN)}}  # fmt: skip
+    play = [{**ROLE[0], "vars": {"mail_validate": False}, "tasks": [show]}]
+    done = folder.run({"host": GOOD}, play=play, facts={}, python=sys.executable)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " ".join(sorted(DEBIAN)) in done.stdout
+
+
+def test_ten_thousand_accounts_take_seconds(folder: Folder) -> None:
+    hashed = "$6$0123456789abcdef$" + "a" * 86
+    people = [{"address": f"u{number}@one.test", "password_hash": hashed} for number in range(10_000)]
+    aliases = {f"a{number}@one.test": [f"u{number}@one.test"] for number in range(10_000)}
+    host = {**GOOD, "mail_accounts": "{{ people }}", "people": people, "mail_aliases": aliases}
+    seconds = []
+    for options in (["-e", "mail_validate=false"], []):
+        begin = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        done = folder.run({"host": host}, *options)
+        seconds.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - begin)
+        assert done.returncode == 0, done.stdout[-3000:]
+    assert seconds[1] - seconds[0] < 5, seconds

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which jobs tools/test has to run."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCENARIO = "molecule-dkimproxy_upstream"
+
+
+@pytest.fixture(scope="module")
+def suite(checkout: Path) -> ModuleType:
+    loader = SourceFileLoader("tools_test", str(checkout / "tools/test"))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
+    # dataclasses looks it up.
+    sys.modules[loader.name] = module
+    loader.exec_module(module)
+    return module
+
+
+def test_a_scenario_is_skipped_without_its_tarball(suite: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DKIMPROXY_ARCHIVE", raising=False)
+    assert {job.name: job.skip for job in suite.jobs() if job.skip} == {
+        SCENARIO: "no tarball (DKIMPROXY_ARCHIVE is not set)"
+    }
+
+
+def test_a_tarball_that_is_not_there_is_an_error(suite: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DKIMPROXY_ARCHIVE", "/nowhere/release.tar.gz")
+    with pytest.raises(SystemExit, match=r"there is no file /nowhere/release\.tar\.gz"):
+        suite.jobs()
+
+
+def test_a_tarball_is_handed_on(suite: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "release").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DKIMPROXY_ARCHIVE", "release")
+    [job] = (job for job in suite.jobs() if job.name == SCENARIO)
+    assert (job.skip, job.environment["DKIMPROXY_ARCHIVE"]) == ("", str(tmp_path / "release"))
