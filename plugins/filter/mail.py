@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.selfhosted.mail.plugins.module_utils import address_book, upstream
+from ansible_collections.selfhosted.mail.plugins.module_utils import address_book
 from ansible_collections.selfhosted.mail.plugins.plugin_utils import zone
 
 
@@ -20,7 +20,6 @@ class FilterModule:
             "first_address": address_book.first_address,
             "further_keys": address_book.further_keys,
             "public_addresses": zone.public_addresses,
-            "sender_map": upstream.sender_map,
             "sieve_files": address_book.sieve_files,
             "signing_keys": address_book.signing_keys,
             "size_bytes": address_book.size_bytes,

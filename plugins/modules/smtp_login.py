@@ -21,8 +21,10 @@ options:
     type: str
     choices: [starttls, smtps]
     default: starttls
-  username: {description: Login at the provider., type: str, required: true}
-  password: {description: Its password., type: str, required: true}
+  credentials_file:
+    description: File on the managed host whose last line is C(LABEL USER:PASSWORD), as table(5) of OpenSMTPD has it.
+    type: path
+    default: /etc/opensmtpd/relay_credentials
   helo: {description: Name that the host gives of itself., type: str, required: true}
   required: {description: Whether a refusal is an error., type: bool, default: false}
   timeout: {description: Seconds for each step., type: int, default: 15}
@@ -32,11 +34,9 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: The relay provider takes the credentials
+- name: Log in at the relay provider
   selfhosted.mail.smtp_login:
     host: smtp.provider.example
-    username: "{{ mail_relay_username }}"
-    password: "{{ mail_relay_password }}"
     helo: mail.example.org
 """
 
@@ -55,6 +55,7 @@ import base64
 import contextlib
 import smtplib
 import ssl
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -83,6 +84,13 @@ def authenticate(session: smtplib.SMTP, username: str, password: str) -> tuple[i
     raise Refused(f"it offers AUTH {' '.join(offered) or 'not at all'}, and OpenSMTPD knows PLAIN and LOGIN")
 
 
+def credentials(file: Path) -> tuple[str, str]:
+    """User and password. :raises OSError: when the file cannot be read."""
+    line = file.read_text(encoding="utf-8").splitlines()[-1]
+    username, _colon, password = line.partition(" ")[2].partition(":")
+    return username, password
+
+
 def log_in(wanted: dict[str, Any]) -> str:
     """The provider's reply to the login.
 
@@ -102,7 +110,7 @@ def log_in(wanted: dict[str, Any]) -> str:
             session.starttls(context=context)
         step = "AUTH"
         session.ehlo()
-        code, text = authenticate(session, wanted["username"], wanted["password"])
+        code, text = authenticate(session, *credentials(Path(wanted["credentials_file"])))
         answer = f"{code} {text.decode(errors='replace')}".replace("\n", " ")
         if code != 235:
             raise Refused(f"AUTH: {answer}")
@@ -124,8 +132,7 @@ def main() -> None:
             "host": {"type": "str", "required": True},
             "port": {"type": "int", "default": 587},
             "tls": {"type": "str", "choices": ["starttls", "smtps"], "default": "starttls"},
-            "username": {"type": "str", "required": True},
-            "password": {"type": "str", "required": True, "no_log": True},
+            "credentials_file": {"type": "path", "default": "/etc/opensmtpd/relay_credentials"},
             "helo": {"type": "str", "required": True},
             "required": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 15},

@@ -24,9 +24,13 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def login(run_module: Callable[..., dict[str, Any]], pem: Path, monkeypatch: pytest.MonkeyPatch) -> Login:
+def login(
+    run_module: Callable[..., dict[str, Any]], pem: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Login:
     """Run the module with the right credentials against a provider; the host trusts its certificate."""
     monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    file = tmp_path / "relay_credentials"
+    file.write_text(f"# a comment\nrelay {USERNAME}:{PASSWORD}\n", encoding="utf-8")
 
     def run(provider: Provider, check: bool = False, **options: Any) -> dict[str, Any]:
         return run_module(
@@ -36,8 +40,7 @@ def login(run_module: Callable[..., dict[str, Any]], pem: Path, monkeypatch: pyt
                 "host": "localhost",
                 "port": provider.port,
                 "tls": "smtps" if provider.smtps else "starttls",
-                "username": USERNAME,
-                "password": PASSWORD,
+                "credentials_file": str(file),
                 "helo": "mail.example.org",
                 "timeout": 5,
                 **options,
