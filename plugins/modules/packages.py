@@ -56,7 +56,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import CommandFailed, run
+from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed, run
 
 LISTS = Path("/var/lib/apt/lists")
 POLICY = Path("/usr/sbin/policy-rc.d")

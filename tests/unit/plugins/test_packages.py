@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import CommandFailed
+from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed
 from ansible_collections.selfhosted.mail.plugins.modules import packages
 
 pytestmark = pytest.mark.skipif(not shutil.which("apt-get"), reason="no apt here")
