@@ -31,7 +31,6 @@ KEYS = [
     {"domain": "news.example.org", "selector": "s2", "path": "/keys/news.example.org.s2.pem"},
     {"domain": "other.example", "selector": "mail", "path": "/keys/other.example.mail.pem"},
 ]
-# DKIMproxy takes a word, alone or with parentheses right behind it, for a signature, and a comma ends it.
 NO_KEY = "the address in Sender or From is in no domain of this server or has a plus sign"
 
 
@@ -77,6 +76,11 @@ def test_the_sender_map_knows_an_answer_to_every_address(address: str) -> None:
     domain = address.rpartition("@")[2]
     ours = any(f".{domain}".endswith(f".{key['domain']}") for key in KEYS)
     assert (looked_up(address) != NO_KEY) is ours
+
+
+def test_the_catch_all_is_no_signature() -> None:
+    """DKIMproxy takes a word for one, alone or with parentheses right behind it; a comma would end the text."""
+    assert " " in SENDER_MAP["."] and not set(SENDER_MAP["."]) & set(",()")
 
 
 def test_the_configuration_reads_like_dkimproxys() -> None:
