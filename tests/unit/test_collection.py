@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -87,8 +88,9 @@ def test_every_role_explains_its_options(installed: Installed) -> None:
     for role in sorted(path.name for path in (installed.root / "roles").iterdir()):
         specs = yaml.safe_load((installed.root / "roles" / role / "meta/argument_specs.yml").read_text())
         shown = installed.run("ansible-doc", "-t", "role", f"selfhosted.mail.{role}")
-        for option in specs["argument_specs"]["main"]["options"]:
-            assert option in shown, f"{role}: {option}"
+        for entry_point in specs["argument_specs"].values():
+            for option in entry_point["options"]:
+                assert option in shown, f"{role}: {option}"
 
 
 def test_every_module_explains_itself(installed: Installed) -> None:
@@ -97,6 +99,15 @@ def test_every_module_explains_itself(installed: Installed) -> None:
     for name in modules:
         assert f"MODULE selfhosted.mail.{name}" in shown
     assert shown.count("EXAMPLES:") == len(modules)
+
+
+def test_every_filter_explains_itself(installed: Installed) -> None:
+    names = sorted(path.stem for path in (installed.root / "plugins/filter").glob("*.yml"))
+    code = (installed.root / "plugins/filter/mail.py").read_text()
+    assert names == sorted(re.findall(r'^ {12}"(\w+)": ', code, re.MULTILINE))
+    shown = installed.run("ansible-doc", "-t", "filter", *(f"selfhosted.mail.{name}" for name in names))
+    for name in names:
+        assert f"FILTER selfhosted.mail.{name}" in shown
 
 
 def test_the_site_playbook_is_found_by_its_name(installed: Installed) -> None:

@@ -437,6 +437,13 @@ def test_a_configuration_of_the_users_own_is_a_text_on_the_controller(tmp_path: 
     assert sentence.startswith("dkimproxy_signature_lifetime: with dkimproxy_config_file, write x= into")
 
 
+def test_nothing_is_said_twice_of_what_is_computed_from_a_wrong_variable() -> None:
+    found = problems({"mail_domain": "my_domain.test", "mail_hostname": "mail.my_domain.test"})
+    assert [sentence.split(":")[0] for sentence in found] == ["mail_domain"]
+    found = problems({**accounts(address="alice"), "mail_admin_address": "alice", "mail_dmarc_rua": "alice"})
+    assert [sentence.split(":")[0] for sentence in found] == ["mail_accounts"]
+
+
 def test_what_is_required_is_named() -> None:
     assert problems({}, ["mail_domain", "mail_accounts"]) == ["mail_domain: is required", "mail_accounts: is required"]
     assert problems(GOOD, ["mail_domain", "mail_accounts"]) == []
