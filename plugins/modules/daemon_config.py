@@ -268,9 +268,9 @@ def main() -> None:
 
     kinds = {file.on_change for file in changed} | {item["on_change"] for item in missing}
     state = state_for(wanted, files, kinds)
-    if state == "unchanged" and wanted["name"] and not module.check_mode:
+    if state == "unchanged" and not module.check_mode:
         # The service runs this set, so the previous one is history.
-        Previous(wanted["name"]).forget_if_only(file.path for file in files)
+        Previous(wanted["name"] or "files").forget_if_only(file.path for file in files)
     module.exit_json(**result, state=state)
 
 
