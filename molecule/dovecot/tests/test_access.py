@@ -13,6 +13,8 @@ from testinfra.host import Host
 
 from testbed import imap, smtp
 
+testinfra_hosts = ["docker://dovecot-debian12", "docker://dovecot-debian13"]
+
 
 def test_imaps_and_managesieve_are_the_only_open_ports(host: Host, address: str) -> None:
     sockets = {line.split()[3] for line in host.check_output("ss -Hltn").splitlines()}

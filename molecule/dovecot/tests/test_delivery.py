@@ -12,6 +12,8 @@ from dovecot_host import ALICE, CAROL, lmtp
 from testbed import imap, smtp
 from testbed.containers import docker, run
 
+testinfra_hosts = ["docker://dovecot-debian12", "docker://dovecot-debian13"]
+
 
 def test_message_arrives_as_it_was(container: str, address: str) -> None:
     message = smtp.compose("sender@world.test", [ALICE[0]], "Grüße\n\n" + "x" * 900 + "\n", subject="Prüfung")

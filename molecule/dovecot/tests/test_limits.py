@@ -8,6 +8,8 @@ from testinfra.host import Host
 
 from testbed.firewall import check_limits, clients
 
+testinfra_hosts = ["docker://dovecot-debian12", "docker://dovecot-debian13"]
+
 
 @pytest.mark.parametrize(("port", "family"), [(993, "ipv6"), (4190, "ipv4")])
 def test_connections_of_an_address(host: Host, port: int, family: str) -> None:

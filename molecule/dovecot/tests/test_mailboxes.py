@@ -18,6 +18,8 @@ from testbed import imap, smtp
 from testbed.containers import docker, wait_for
 from testbed.playbook import run_role
 
+testinfra_hosts = ["docker://dovecot-debian12", "docker://dovecot-debian13"]
+
 ZOO = "Zoë’s Ordner/日本"
 
 

@@ -20,6 +20,8 @@ from testbed.containers import wait_for
 from testbed.firewall import check_needs_the_firewall
 from testbed.playbook import run_role
 
+testinfra_hosts = ["docker://dovecot-debian12", "docker://dovecot-debian13"]
+
 # Looks at the journal of all the others, and then breaks things.
 pytestmark = pytest.mark.disruptive
 

@@ -16,6 +16,8 @@ from testbed import imap, smtp
 from testbed.containers import run, wait_for
 from testbed.playbook import run_role
 
+testinfra_hosts = ["docker://dovecot-debian12", "docker://dovecot-debian13"]
+
 TABLE = "/var/lib/selfhosted-mail/full-mailboxes"
 DAVES = ["dave@example.org", "david@example.org", "davids@example.org"]
 

@@ -14,6 +14,8 @@ from testbed import imap, managesieve
 from testbed.containers import docker
 from testbed.playbook import run_role
 
+testinfra_hosts = ["docker://dovecot-debian12", "docker://dovecot-debian13"]
+
 TO_OWN = 'require ["fileinto", "mailbox"];\nfileinto :create "Own";\n'
 # A notification would have any sender and author that it names.
 NOTIFY = 'require "enotify";\nnotify :from "bob@example.net" :message "pay" "mailto:victim@far.test";\n'
