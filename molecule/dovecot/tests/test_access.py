@@ -92,7 +92,7 @@ def test_lmtp_socket_is_for_vmail_alone(host: Host, container: str) -> None:
         ("/etc/selfhosted-mail/tls/privkey.pem", "root", 0o600),
         ("/var/vmail", "vmail", 0o700),
         ("/var/lib/selfhosted-mail/full", "vmail", 0o700),
-        ("/var/lib/selfhosted-mail/learn/new", "vmail", 0o700),
+        ("/var/lib/selfhosted-mail/learn", "vmail", 0o700),
     ],
 )
 def test_owners_and_modes(host: Host, path: str, user: str, mode: int) -> None:

@@ -130,7 +130,7 @@ def test_missed_events_are_made_good(container: str, daves_box: str) -> None:
     wait_for(lambda: table(container) == DAVES or None, what="Dave is full")
     run(container, "systemctl", "stop", "selfhosted-mail-full.path")
     try:
-        run(container, "rm", "/var/lib/selfhosted-mail/full/dave@example.org")
+        run(container, "rm", "-f", "/var/lib/selfhosted-mail/full/dave@example.org")
         # As a day later.
         run(container, "touch", "-d", "25 hours ago", "/var/lib/selfhosted-mail/full-seen")
         run(container, "sh", "-c", f": > {TABLE}")
