@@ -495,8 +495,8 @@ def _signer(given: Values) -> Iterator[str]:
         value = given.get(name, nothing)
         if str(address_book.is_true(value) if name == "dkimproxy_ed25519" else value) != nothing:
             yield f"{name}: is not supported by DKIMproxy 1.4.1; use dkimproxy_implementation: embedded"
-    url = given.get("dkimproxy_upstream_url", "https://default/")
-    if not given.get("dkimproxy_upstream_archive") and not re.fullmatch(r"https?://[^\s/]+/\S*", url):
+    url = given.get("dkimproxy_upstream_url")
+    if url is not None and not given.get("dkimproxy_upstream_archive") and url.partition("://")[0] not in ("https", "http"):
         yield f"dkimproxy_upstream_url: must begin with https:// or http://, not {_shown(url)}"
 
 

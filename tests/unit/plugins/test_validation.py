@@ -263,7 +263,7 @@ ROLES: list[tuple[str, Any, str]] = [
             "dovecot_learn_interval",
             "opensmtpd_max_mails",
             "opensmtpd_max_recipients",
-            "opensmtpd_retry_interval",
+            "smtp_relay_retry_interval",
             "rspamd_bayes_min_learns",
             "rspamd_watch_interval",
         )
@@ -477,13 +477,13 @@ def test_many_loops_are_found_soon() -> None:
 
 def test_names_that_nobody_knows() -> None:
     names = ["mail_domain", "mail_domian", "mail_relay_pasword", "mail_guard", "dovecot_qota", "ansible_host", "mailx",
-             "firewall_zones", "opensmtpd_retry_intervall", "__mail_x", "rspamd_of_somebody"]
+             "firewall_zones", "smtp_relay_retry_intervall", "__mail_x", "rspamd_of_somebody"]
     assert validation.unknown(names) == (
         {
             "dovecot_qota": "dovecot_quota",
             "mail_domian": "mail_domain",
             "mail_relay_pasword": "mail_relay_password",
-            "opensmtpd_retry_intervall": "opensmtpd_retry_interval",
+            "smtp_relay_retry_intervall": "smtp_relay_retry_interval",
         },
         ["firewall_zones", "mail_guard", "rspamd_of_somebody"],
     )
