@@ -497,7 +497,7 @@ def _signer(given: Values) -> Iterator[str]:
             yield f"{name}: is not supported by DKIMproxy 1.4.1; use dkimproxy_implementation: embedded"
     url = given.get("dkimproxy_upstream_url")
     if url is not None and not given.get("dkimproxy_upstream_archive") and url.partition("://")[0] not in ("https", "http"):
-        yield f"dkimproxy_upstream_url: must begin with https:// or http://, not {_shown(url)}"
+        yield f"dkimproxy_upstream_url: must be an https or http address, not {_shown(url)}"
 
 
 def zone_conflicts(hosts: Mapping[str, tuple[Values, Values]]) -> list[str]:
