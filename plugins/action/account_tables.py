@@ -30,6 +30,9 @@ class ActionModule(ActionBase):
         arguments["accounts_json"] = json.dumps(
             [{key: value for key, value in account.items() if key != "sieve"} for account in accounts]
         )
-        result.update(self._execute_module(module_name="selfhosted.mail.account_tables", module_args=arguments,
-                                           task_vars=task_vars))
+        result.update(
+            self._execute_module(
+                module_name="selfhosted.mail.account_tables", module_args=arguments, task_vars=task_vars
+            )
+        )
         return result

@@ -48,8 +48,11 @@ class ActionModule(ActionBase):
             if file["state"] == "present" and file["content"] is None:
                 self._read(file, variables)
         arguments["files_json"] = json.dumps(files)
-        result.update(self._execute_module(module_name="selfhosted.mail.daemon_config", module_args=arguments,
-                                           task_vars=task_vars))
+        result.update(
+            self._execute_module(
+                module_name="selfhosted.mail.daemon_config", module_args=arguments, task_vars=task_vars
+            )
+        )
         return result
 
     def _read(self, file: dict[str, Any], variables: Variables) -> None:

@@ -24,7 +24,8 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         _spec, arguments = self.validate_argument_spec(
-            argument_spec={"required": {"type": "list", "elements": "str", "default": []}})
+            argument_spec={"required": {"type": "list", "elements": "str", "default": []}}
+        )
         typos, others = validation.unknown(variables)
         values, found = Reader(self._templar, variables).read(validation.CHECKS)
         if not found:
@@ -53,10 +54,12 @@ class ActionModule(ActionBase):
         manager, inventory = variables["hostvars"]._variable_manager, variables["hostvars"]._inventory
         seen: dict[str, tuple[dict[str, Any], Mapping[str, Any]]] = {}
         for name in hosts:
-            own = manager.get_vars(play=self._task.get_play(), host=inventory.get_host(name), task=self._task,
-                                   include_hostvars=False)
+            own = manager.get_vars(
+                play=self._task.get_play(), host=inventory.get_host(name), task=self._task, include_hostvars=False
+            )
             values, unreadable = Reader(self._templar.copy_with_new_env(available_variables=own), own).read(
-                validation.ZONE_VARIABLES)
+                validation.ZONE_VARIABLES
+            )
             if not unreadable:
                 seen[name] = values, own.get("ansible_facts", {})
         return validation.zone_conflicts(seen)

@@ -63,15 +63,25 @@ def size_bytes(size: Any) -> int:
 
 def sieve_files(accounts: Sequence[Account], directory: str) -> list[dict[str, str]]:
     """The accounts' Sieve scripts as files for the module ``daemon_config``, ``ADDRESS.sieve`` in ``directory``."""
-    return [{"dest": f"{directory}/{account['address'].lower()}.sieve", "content": account["sieve"].rstrip("\n") + "\n",
-             "on_change": "none"} for account in accounts if account.get("sieve")]
+    return [
+        {
+            "dest": f"{directory}/{account['address'].lower()}.sieve",
+            "content": account["sieve"].rstrip("\n") + "\n",
+            "on_change": "none",
+        }
+        for account in accounts
+        if account.get("sieve")
+    ]
 
 
 def first_address(accounts: Any) -> str:
     """Address of the first account that takes mail; empty where there is none."""
     entries = accounts if isinstance(accounts, list | tuple) else []
-    found = (account["address"] for account in entries
-             if isinstance(account, Mapping) and account.get("address") and takes_mail(account))
+    found = (
+        account["address"]
+        for account in entries
+        if isinstance(account, Mapping) and account.get("address") and takes_mail(account)
+    )
     return str(next(found, ""))
 
 
@@ -88,16 +98,27 @@ def system_aliases(domains: Sequence[str], hostname: str, admin: str, taken: Ite
     return {name: [admin.lower()] for name in names if name not in held and name != admin.lower()}
 
 
-def signing_keys(primary: str, selector: str, additional: Iterable[str | Mapping[str, str]], hostname: str,
-                 directory: str = "/etc/dkimproxy/keys") -> list[dict[str, str]]:
+def signing_keys(
+    primary: str,
+    selector: str,
+    additional: Iterable[str | Mapping[str, str]],
+    hostname: str,
+    directory: str = "/etc/dkimproxy/keys",
+) -> list[dict[str, str]]:
     """Domain, selector and path of the key, for each mail domain and for a host name outside of them all."""
     selectors = _selectors(primary, selector, additional, hostname)
     return [_key(domain, own, directory) for domain, (own, _) in selectors.items()]
 
 
-def further_keys(primary: str, selector: str, additional: Iterable[str | Mapping[str, Any]], hostname: str,
-                 published: Sequence[str] = (), ed25519: bool = False,
-                 directory: str = "/etc/dkimproxy/keys") -> dict[str, list[dict[str, str]]]:
+def further_keys(
+    primary: str,
+    selector: str,
+    additional: Iterable[str | Mapping[str, Any]],
+    hostname: str,
+    published: Sequence[str] = (),
+    ed25519: bool = False,
+    directory: str = "/etc/dkimproxy/keys",
+) -> dict[str, list[dict[str, str]]]:
     """Keys that are made beside the signing ones, as from :func:`signing_keys`, by algorithm ``rsa`` and ``ed25519``.
 
     These are keys of the selectors that are only ``published`` and, with ``ed25519``, a second key for each selector.
@@ -115,8 +136,13 @@ def _key(domain: str, selector: str, directory: str) -> dict[str, str]:
     return {"domain": domain, "selector": selector.lower(), "path": f"{directory}/{domain}.{selector.lower()}.pem"}
 
 
-def _selectors(primary: str, selector: str, additional: Iterable[str | Mapping[str, Any]], hostname: str,
-               published: Sequence[str] = ()) -> dict[str, tuple[str, Sequence[str]]]:
+def _selectors(
+    primary: str,
+    selector: str,
+    additional: Iterable[str | Mapping[str, Any]],
+    hostname: str,
+    published: Sequence[str] = (),
+) -> dict[str, tuple[str, Sequence[str]]]:
     """Each domain that can stand in From, its signing selector and those that are only published."""
     selectors = {primary.lower(): (selector, published)}
     for item in additional:
@@ -227,8 +253,10 @@ class AddressBook:
     def leads_outside(self) -> dict[str, list[str]]:
         """Address to the addresses elsewhere that its mail is forwarded to, its own aliases not followed."""
         ours = set(accepted_domains(self.domains, self.hostname))
-        found = {name: [target for target in targets if "@" in target and target.rpartition("@")[2] not in ours]
-                 for name, targets in self.virtuals.items()}
+        found = {
+            name: [target for target in targets if "@" in target and target.rpartition("@")[2] not in ours]
+            for name, targets in self.virtuals.items()
+        }
         return {name: targets for name, targets in sorted(found.items()) if targets}
 
 

@@ -17,8 +17,9 @@ def run(argv: list[str], *, stdin: str = "", umask: int = -1) -> str:
     :raises CommandFailed: with the program's own output, when it cannot be run or exits non-zero.
     """
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", input=stdin,
-                              umask=umask, check=False)
+        done = subprocess.run(
+            argv, capture_output=True, text=True, errors="replace", input=stdin, umask=umask, check=False
+        )
     except OSError as error:
         raise CommandFailed(f"{argv[0]}: {error.strerror}") from error
     if done.returncode:

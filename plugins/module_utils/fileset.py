@@ -39,7 +39,7 @@ FILE_OPTIONS: dict[str, Any] = {
 
 @dataclass
 class ManagedFile:
-    """One file of the set; ``content`` None means that it shall be absent, or a symbolic link where ``target`` is set."""
+    """One file of the set: with ``content``, a symbolic link to ``target``, or, without either, absent."""
 
     path: Path
     content: bytes | None
@@ -84,11 +84,15 @@ class ManagedFile:
         before, after = ManagedFile.of(self.path).text(), self.text()
         if self.secret:
             hidden = "(secret, not shown)\n"
-            texts = {"before": hidden if before is not None else "",
-                     "after": "" if after is None else hidden if before == after else "(new secret, not shown)\n"}
+            texts = {
+                "before": hidden if before is not None else "",
+                "after": "" if after is None else hidden if before == after else "(new secret, not shown)\n",
+            }
         else:
-            texts = {"before": (before or b"").decode(errors="replace"),
-                     "after": (after or b"").decode(errors="replace")}
+            texts = {
+                "before": (before or b"").decode(errors="replace"),
+                "after": (after or b"").decode(errors="replace"),
+            }
         return {"before_header": str(self.path), "after_header": str(self.path), **texts}
 
     def put(self, mtime: int | None = None) -> None:
@@ -130,7 +134,9 @@ class Previous:
             manifest[str(path)] = None
             if file.text() is not None:
                 copy = f"{len(manifest)}"
-                ManagedFile(self.root / copy, file.content, file.access, target=file.target).put(path.lstat().st_mtime_ns)
+                ManagedFile(self.root / copy, file.content, file.access, target=file.target).put(
+                    path.lstat().st_mtime_ns
+                )
                 manifest[str(path)] = copy
         temporary = self.root / "manifest.json.new"
         temporary.write_text(json.dumps(manifest))
@@ -173,8 +179,10 @@ def rolled_back_on_failure(files: list[ManagedFile], name: str) -> Iterator[None
 
     What an earlier, unfinished run kept under ``name`` stays kept: it is what the service still runs.
     """
-    before = [(ManagedFile.of(file.path), file.path.lstat().st_mtime_ns if os.path.lexists(file.path) else None)
-              for file in files]
+    before = [
+        (ManagedFile.of(file.path), file.path.lstat().st_mtime_ns if os.path.lexists(file.path) else None)
+        for file in files
+    ]
     previous = Previous(name)
     unfinished = bool(previous)
     previous.keep(file.path for file in files)

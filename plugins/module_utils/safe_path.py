@@ -49,8 +49,9 @@ def _open(name: str, flags: int, directory: int, path: Path) -> int:
         return os.open(name, flags | nofollow | os.O_CLOEXEC, dir_fd=directory)
     except OSError as error:
         if nofollow and error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise UnsafePath(f"{path}: {name} is no directory or a symbolic link, in a directory where others than root "
-                             "can make one") from error
+            raise UnsafePath(
+                f"{path}: {name} is no directory or a symbolic link, in a directory where others than root can make one"
+            ) from error
         raise
 
 

@@ -19,8 +19,15 @@ class Unit:
     def __init__(self, name: str) -> None:
         self.name = name
         try:
-            shown = run(["systemctl", "show", "--property",
-                         "LoadState,ActiveState,UnitFileState,ActiveEnterTimestampMonotonic", name])
+            shown = run(
+                [
+                    "systemctl",
+                    "show",
+                    "--property",
+                    "LoadState,ActiveState,UnitFileState,ActiveEnterTimestampMonotonic",
+                    name,
+                ]
+            )
         except CommandFailed:
             shown = ""
         self.properties = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)

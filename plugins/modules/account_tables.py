@@ -134,7 +134,7 @@ def in_parts(pairs: list[tuple[str, str]]) -> list[str]:
     """As :func:`crypts`, on all processors."""
     size = -(-len(pairs) // (os.cpu_count() or 1)) or 1
     with ThreadPoolExecutor() as pool:
-        parts = pool.map(crypts, (pairs[at:at + size] for at in range(0, len(pairs), size)))
+        parts = pool.map(crypts, (pairs[at : at + size] for at in range(0, len(pairs), size)))
         return [hashed for part in parts for hashed in part]
 
 
@@ -148,7 +148,9 @@ def hashes_of(passwords: Mapping[str, str], known: Mapping[str, str]) -> dict[st
     hashes = {login: hashed for login, hashed in found if hashed == old[login]}
     new = [login for login in passwords if login not in hashes]
     salts = ["$6$" + "".join(secrets.choice(SALT) for _ in range(16)) + "$" for _login in new]
-    made = dict(zip(new, in_parts([(passwords[login], salt) for login, salt in zip(new, salts, strict=True)]), strict=True))
+    made = dict(
+        zip(new, in_parts([(passwords[login], salt) for login, salt in zip(new, salts, strict=True)]), strict=True)
+    )
     if not all(hashed.startswith("$6$") for hashed in made.values()):
         raise CommandFailed("crypt(3) of this host makes no SHA512-CRYPT hash")
     return hashes | made
@@ -183,7 +185,9 @@ def passwd_entries(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> 
     """
     enabled = {account["address"].lower(): account for account in accounts if address_book.is_enabled(account)}
     hashes = {login: account["password_hash"] for login, account in enabled.items() if account.get("password_hash")}
-    hashes |= hashes_of({login: account["password"] for login, account in enabled.items() if login not in hashes}, known)
+    hashes |= hashes_of(
+        {login: account["password"] for login, account in enabled.items() if login not in hashes}, known
+    )
     return {login: f"{hashes[login]}:::::{dovecot_fields(account)}" for login, account in enabled.items()}
 
 
@@ -218,8 +222,19 @@ def end_sessions(logins: list[str]) -> None:
 def make_mailboxes(mail_dir: Path) -> None:
     """The user whom all mailboxes belong to, and their directory. :raises CommandFailed, OSError: when that fails."""
     if user_id(MAILBOXES.owner) is None:
-        run(["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(mail_dir),
-             "--shell", "/usr/sbin/nologin", MAILBOXES.owner])
+        run(
+            [
+                "useradd",
+                "--system",
+                "--user-group",
+                "--no-create-home",
+                "--home-dir",
+                str(mail_dir),
+                "--shell",
+                "/usr/sbin/nologin",
+                MAILBOXES.owner,
+            ]
+        )
     make_directory(mail_dir, MAILBOXES)
 
 
@@ -262,8 +277,9 @@ def main() -> None:
 
     passwd = directory / "passwd"
     public, public_directory = Access("root", "root", "0644"), Access("root", "root", "0755")
-    book = address_book.AddressBook(accounts, wanted["aliases"], wanted["domains"], wanted["hostname"], wanted["admin"],
-                               wanted["domain_aliases"])
+    book = address_book.AddressBook(
+        accounts, wanted["aliases"], wanted["domains"], wanted["hostname"], wanted["admin"], wanted["domain_aliases"]
+    )
     domains = address_book.accepted_domains(wanted["domains"], wanted["hostname"])
     before = entries(passwd)
     try:
@@ -280,9 +296,11 @@ def main() -> None:
         "domains": "".join(f"{domain}\n" for domain in domains),
     }
     credentials = credentials_text(logins).encode()
-    files = [ManagedFile(passwd, passwd_text.encode(), secret_access("dovecot"), secret=True),
-             ManagedFile(directory / "credentials", credentials, secret_access("opensmtpd"), secret=True),
-             *(ManagedFile(directory / name, text.encode(), public) for name, text in texts.items())]
+    files = [
+        ManagedFile(passwd, passwd_text.encode(), secret_access("dovecot"), secret=True),
+        ManagedFile(directory / "credentials", credentials, secret_access("opensmtpd"), secret=True),
+        *(ManagedFile(directory / name, text.encode(), public) for name, text in texts.items()),
+    ]
     changed = [file for file in files if file.differs()]
     # Thousands of addresses are a lot to send where nobody looks at them.
     diff = [file.diff() for file in changed] if module._diff else []
@@ -300,10 +318,14 @@ def main() -> None:
             end_sessions(closed)
         except (CommandFailed, OSError) as error:
             module.fail_json(msg=f"accounts: {error}")
-    module.exit_json(changed=bool(changed or without_mailboxes), changed_paths=[str(file.path) for file in changed], diff=diff,
-                     closed_logins=closed,
-                     forwarded=[f"{name} -> {', '.join(targets)}" for name, targets in book.leads_outside().items()],
-                     left_mailboxes=left_mailboxes(mail_dir, accounts))
+    module.exit_json(
+        changed=bool(changed or without_mailboxes),
+        changed_paths=[str(file.path) for file in changed],
+        diff=diff,
+        closed_logins=closed,
+        forwarded=[f"{name} -> {', '.join(targets)}" for name, targets in book.leads_outside().items()],
+        left_mailboxes=left_mailboxes(mail_dir, accounts),
+    )
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ options:
       group: {description: Group., type: str, default: root}
       mode: {description: Mode in octal., type: str, default: "0755"}
   create:
-    description: Files such as keys that a command on the host makes when they are missing, and that are never overwritten.
+    description: Files such as keys that a command on the host makes when they are missing. They are never overwritten.
     type: list
     elements: dict
     default: []
@@ -59,7 +59,7 @@ options:
         choices: [restart, reload, none]
         default: restart
   files:
-    description: The files of the set. What O(files[].src) and O(files[].content) leave open is found by O(files[].dest).
+    description: The files of the set. Without O(files[].src) and O(files[].content) they are found by O(files[].dest).
     type: list
     elements: dict
     default: []
@@ -67,8 +67,8 @@ options:
       dest: {description: Path on the host., type: path, required: true}
       src:
         description:
-          - A template, whose name ends in C(.j2), in the role's C(templates), or a file in its C(files) that is copied as it is.
-          - Without it and without O(files[].content) it is the path of O(files[].dest) in there, with C(.j2) or without.
+          - A template, whose name ends in C(.j2), in the role's C(templates), or a file in its C(files).
+          - Without it and without O(files[].content) it is the path of O(files[].dest) there, with C(.j2) or without.
         type: str
       content: {description: The text itself., type: str}
       owner: {description: User., type: str, default: root}
@@ -176,8 +176,11 @@ from ansible_collections.selfhosted.mail.plugins.module_utils.systemd_unit impor
 
 
 def access_options(mode: str) -> dict[str, Any]:
-    return {"owner": {"type": "str", "default": "root"}, "group": {"type": "str", "default": "root"},
-            "mode": {"type": "str", "default": mode}}
+    return {
+        "owner": {"type": "str", "default": "root"},
+        "group": {"type": "str", "default": "root"},
+        "mode": {"type": "str", "default": mode},
+    }
 
 
 def list_of(**options: Any) -> dict[str, Any]:
@@ -189,8 +192,11 @@ ARGV = {"type": "list", "elements": "str", "required": True}
 PATTERNS = {"type": "list", "elements": "path", "default": []}
 OPTIONS: dict[str, Any] = {
     "name": {"type": "str"},
-    "users": list_of(name={"type": "str", "required": True}, home={"type": "path", "default": "/nonexistent"},
-                     groups={"type": "list", "elements": "str", "default": []}),
+    "users": list_of(
+        name={"type": "str", "required": True},
+        home={"type": "path", "default": "/nonexistent"},
+        groups={"type": "list", "elements": "str", "default": []},
+    ),
     "directories": list_of(path=PATH, **access_options("0755")),
     "create": list_of(creates=PATH, argv=ARGV, on_change=ON_CHANGE, **access_options("0600")),
     "files": list_of(**FILE_OPTIONS),
@@ -207,8 +213,16 @@ def access_of(item: dict[str, Any]) -> Access:
 
 
 def make_user(user: dict[str, Any]) -> None:
-    argv = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", user["home"],
-            "--shell", "/usr/sbin/nologin"]
+    argv = [
+        "useradd",
+        "--system",
+        "--user-group",
+        "--no-create-home",
+        "--home-dir",
+        user["home"],
+        "--shell",
+        "/usr/sbin/nologin",
+    ]
     if user["groups"]:
         argv += ["--groups", ",".join(user["groups"])]
     run([*argv, user["name"]])
@@ -235,21 +249,28 @@ def main() -> None:
     wanted = module.params
     files = [ManagedFile.from_options(item) for item in wanted["files"] + json.loads(wanted["files_json"])]
     known = {file.path for file in files}
-    files += [ManagedFile(path, None, Access("root", "root", "0644"), on_change="reload")
-              for path in matching(wanted["purge"]) if path not in known]
+    files += [
+        ManagedFile(path, None, Access("root", "root", "0644"), on_change="reload")
+        for path in matching(wanted["purge"])
+        if path not in known
+    ]
     try:
         users = [user for user in wanted["users"] if user_id(user["name"]) is None]
         directories = [item for item in wanted["directories"] if access_of(item).differs(Path(item["path"]))]
         missing = [item for item in wanted["create"] if not Path(item["creates"]).exists()]
-        loose = [item for item in wanted["create"]
-                 if item not in missing and access_of(item).differs(Path(item["creates"]))]
+        loose = [
+            item for item in wanted["create"] if item not in missing and access_of(item).differs(Path(item["creates"]))
+        ]
         changed = [file for file in files if file.differs()]
     except OSError as error:
         module.fail_json(msg=f"{wanted['name'] or 'files'}: {error}")
     changed_paths = [item["path"] for item in directories] + [item["creates"] for item in [*missing, *loose]]
     changed_paths += [str(file.path) for file in changed]
-    result: dict[str, Any] = {"changed": bool(users or changed_paths), "changed_paths": changed_paths,
-                              "diff": [file.diff() for file in changed]}
+    result: dict[str, Any] = {
+        "changed": bool(users or changed_paths),
+        "changed_paths": changed_paths,
+        "diff": [file.diff() for file in changed],
+    }
 
     if not module.check_mode:
         try:
@@ -297,8 +318,9 @@ def state_for(wanted: dict[str, Any], files: list[ManagedFile], kinds: set[str])
     read = [(file.path, file.on_change) for file in files]
     read += [(Path(item["creates"]), item["on_change"]) for item in wanted["create"]]
     read += [(Path(item["path"]), item["on_change"]) for item in wanted["watch"]]
-    state = Unit(wanted["name"]).state_for([path for path, kind in read if kind == "restart"],
-                                           [path for path, kind in read if kind == "reload"])
+    state = Unit(wanted["name"]).state_for(
+        [path for path, kind in read if kind == "restart"], [path for path, kind in read if kind == "reload"]
+    )
     # In check mode, and for files that are gone, what is on disk does not show what changes.
     if state in ("unchanged", "reloaded") and "restart" in kinds:
         return "restarted"

@@ -11,8 +11,8 @@ short_description: A service runs what is on disk, or what it ran before
 version_added: "0.1.0"
 description:
   - Enables, starts, restarts or reloads a systemd unit and waits until it answers.
-  - When it does not come up with the files that M(selfhosted.mail.daemon_config) put in place, they are rolled back, the
-    unit is started with the previous set, and the module fails with the end of the unit's journal.
+  - When it does not come up with the files that M(selfhosted.mail.daemon_config) put in place, they are rolled back,
+    the unit is started with the previous set, and the module fails with the end of the unit's journal.
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   name:
@@ -179,8 +179,11 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["unchanged", "started", "reloaded", "restarted"],
-                      "default": "restarted"},
+            "state": {
+                "type": "str",
+                "choices": ["unchanged", "started", "reloaded", "restarted"],
+                "default": "restarted",
+            },
             "companions": {"type": "list", "elements": "str", "default": []},
             "reload_commands": {"type": "list", "elements": "list", "default": []},
             "ready_ports": {"type": "list", "elements": "int", "default": []},

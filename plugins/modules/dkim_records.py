@@ -71,10 +71,11 @@ ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
 
 def record(path: str) -> str:
     """:raises subprocess.CalledProcessError: when openssl cannot read the key."""
-    public = subprocess.run(["openssl", "pkey", "-in", path, "-pubout", "-outform", "DER"],
-                            capture_output=True, check=True).stdout
+    public = subprocess.run(
+        ["openssl", "pkey", "-in", path, "-pubout", "-outform", "DER"], capture_output=True, check=True
+    ).stdout
     if public.startswith(ED25519_PREFIX):
-        return f"v=DKIM1; k=ed25519; p={base64.b64encode(public[len(ED25519_PREFIX):]).decode()}"
+        return f"v=DKIM1; k=ed25519; p={base64.b64encode(public[len(ED25519_PREFIX) :]).decode()}"
     return f"v=DKIM1; k=rsa; p={base64.b64encode(public).decode()}"
 
 
@@ -85,7 +86,7 @@ def found(directory: str, keys: list[dict[str, str]]) -> list[dict[str, str]]:
     others = []
     for path in sorted(Path(directory).glob("*.pem")):
         domain = next((name for name in domains if path.name.startswith(f"{name}.")), None)
-        selector = path.name[len(domain) + 1:-len(".pem")] if domain else ""
+        selector = path.name[len(domain) + 1 : -len(".pem")] if domain else ""
         if domain and syntax.is_selector(selector) and str(path) not in known and path.is_file():
             others.append({"domain": domain, "selector": selector, "path": str(path)})
     return others
@@ -100,11 +101,17 @@ def printed(command: list[str]) -> list[dict[str, str]]:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "keys": {"type": "list", "elements": "dict", "required": True, "no_log": False, "options": {
-                "domain": {"type": "str", "required": True},
-                "selector": {"type": "str", "required": True},
-                "path": {"type": "path", "required": True},
-            }},
+            "keys": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "no_log": False,
+                "options": {
+                    "domain": {"type": "str", "required": True},
+                    "selector": {"type": "str", "required": True},
+                    "path": {"type": "path", "required": True},
+                },
+            },
             "directory": {"type": "path"},
             "command": {"type": "list", "elements": "str", "default": []},
         },

@@ -78,7 +78,9 @@ def installed_versions(names: list[str]) -> dict[str, str]:
     """Package name to version, of those that are installed."""
     done = subprocess.run(
         ["dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Package} ${Version}\n", *names],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     rows = (line.split() for line in done.stdout.splitlines())
     return {row[1]: row[2] for row in rows if len(row) == 3 and row[0] == "installed"}
@@ -86,8 +88,15 @@ def installed_versions(names: list[str]) -> dict[str, str]:
 
 def index_targets() -> list[list[str]]:
     """Address, suite, component and key of each package index that the host's sources name and apt has fetched."""
-    listed = run(["apt-get", "indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SIGNED_BY)",
-                  "Created-By: Packages"])
+    listed = run(
+        [
+            "apt-get",
+            "indextargets",
+            "--format",
+            "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SIGNED_BY)",
+            "Created-By: Packages",
+        ]
+    )
     return [line.split("|") for line in listed.splitlines()]
 
 
@@ -164,8 +173,10 @@ def main() -> None:
                 files[SOURCES] = source
             files[PREFERENCES] = preferences(release, backports)
         files = {path: text for path, text in files.items() if not path.exists() or path.read_text() != text}
-        diff = [{"before_header": str(path), "after_header": str(path), "before": "", "after": text}
-                for path, text in files.items()]
+        diff = [
+            {"before_header": str(path), "after_header": str(path), "before": "", "after": text}
+            for path, text in files.items()
+        ]
         if wanted:
             diff.append({"header": "packages to install", "prepared": "".join(f"+{name}\n" for name in wanted)})
         if (wanted or files) and not module.check_mode:
@@ -208,8 +219,16 @@ def install(names: list[str]) -> None:
     if names:
         with daemons_not_started():
             run(["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"])
-            apt_get("--yes", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confdef",
-                    "-o", "Dpkg::Options::=--force-confold", "install", *names)
+            apt_get(
+                "--yes",
+                "--no-install-recommends",
+                "-o",
+                "Dpkg::Options::=--force-confdef",
+                "-o",
+                "Dpkg::Options::=--force-confold",
+                "install",
+                *names,
+            )
 
 
 if __name__ == "__main__":

@@ -101,8 +101,9 @@ def log_in(wanted: dict[str, Any]) -> str:
     session: smtplib.SMTP | None = None
     try:
         if wanted["tls"] == "smtps":
-            session = smtplib.SMTP_SSL(wanted["host"], wanted["port"], wanted["helo"], timeout=wanted["timeout"],
-                                       context=context)
+            session = smtplib.SMTP_SSL(
+                wanted["host"], wanted["port"], wanted["helo"], timeout=wanted["timeout"], context=context
+            )
         else:
             session = smtplib.SMTP(wanted["host"], wanted["port"], wanted["helo"], timeout=wanted["timeout"])
             step = "STARTTLS"

@@ -69,15 +69,22 @@ class Reader:
     def _value(self, path: str, value: Any, secret: bool, trail: tuple[str, ...], wrong: list[Wrong]) -> Any:
         if isinstance(value, dict):
             # Any other key is not shown, as it may be part of a value.
-            return {_plain(key): self._value(f"{path}.{key}", item, bool(_SECRET.match(key)), trail, wrong)
-                    if isinstance(key, str) and key in ACCOUNT_KEYS else self._value(path, item, secret, trail, wrong)
-                    for key, item in value.items()}
+            return {
+                _plain(key): self._value(f"{path}.{key}", item, bool(_SECRET.match(key)), trail, wrong)
+                if isinstance(key, str) and key in ACCOUNT_KEYS
+                else self._value(path, item, secret, trail, wrong)
+                for key, item in value.items()
+            }
         if isinstance(value, list | tuple):
             return [self._value(f"{path}[{number}]", item, secret, trail, wrong) for number, item in enumerate(value)]
         if type(value).__name__ == "EncryptedString":
             return self._evaluated(path, value, LOCKED, wrong)
-        if isinstance(value, str) and ("{" in value or value.startswith("#jinja2:")) \
-                and is_trusted_as_template(value) and self._templar.is_template(value):
+        if (
+            isinstance(value, str)
+            and ("{" in value or value.startswith("#jinja2:"))
+            and is_trusted_as_template(value)
+            and self._templar.is_template(value)
+        ):
             return self._template(path, value, secret, trail, wrong)
         return _plain(value)
 

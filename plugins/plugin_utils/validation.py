@@ -30,7 +30,9 @@ _CRYPT_HASH = re.compile(
     r"|\$5\$(rounds=\d{1,9}\$)?[^$:;*!\\\x00-\x20\x7f-\U0010ffff]{1,16}\$[./A-Za-z0-9]{43}"
     r"|\$6\$(rounds=\d{1,9}\$)?[^$:;*!\\\x00-\x20\x7f-\U0010ffff]{1,16}\$[./A-Za-z0-9]{86}"
     r"|\$g?y\$[./A-Za-z0-9]+\$[./A-Za-z0-9]{1,86}\$[./A-Za-z0-9]{43}"
-    r"|\$7\$[./A-Za-z0-9]{11,97}\$[./A-Za-z0-9]{43})\Z", re.ASCII)
+    r"|\$7\$[./A-Za-z0-9]{11,97}\$[./A-Za-z0-9]{43})\Z",
+    re.ASCII,
+)
 _RATE_LIMITS = ("to", "to_ip", "to_ip_from", "bounce_to", "bounce_to_ip")  # Rspamd's own
 _DOMAIN_KEYS = {"name", "dkim_selector", "dkim_published_selectors"}
 
@@ -58,8 +60,10 @@ def _one_of(*choices: str) -> Check:
 
 
 def _number(low: int, high: int = 10**9) -> Check:
-    return _must_be(f"a whole number from {low} to {high}",
-                    lambda value: re.fullmatch(r"[0-9]{1,10}", str(value)) and low <= int(value) <= high)
+    return _must_be(
+        f"a whole number from {low} to {high}",
+        lambda value: re.fullmatch(r"[0-9]{1,10}", str(value)) and low <= int(value) <= high,
+    )
 
 
 def _or_empty(check: Check) -> Check:
@@ -98,8 +102,13 @@ def _host_of(value: object) -> str:
 
 def _is_spf(value: object) -> bool:
     """Whether ``value`` is a list of SPF terms without version and ``all`` (RFC 7208 §4.6.1)."""
-    return (isinstance(value, str) and re.fullmatch(r"[\x20-\x7e]*", value) is not None and '"' not in value
-            and not value.lower().startswith("v=spf1") and not re.search(r"(^|\s)[-~?+]?all(\s|$)", value))
+    return (
+        isinstance(value, str)
+        and re.fullmatch(r"[\x20-\x7e]*", value) is not None
+        and '"' not in value
+        and not value.lower().startswith("v=spf1")
+        and not re.search(r"(^|\s)[-~?+]?all(\s|$)", value)
+    )
 
 
 def _is_printable(value: object, most: int) -> bool:
@@ -135,14 +144,19 @@ def _rate_limits(value: Any) -> Iterator[str]:
     yield from _MAPPING(value)
     for name, limit in value.items() if isinstance(value, Mapping) else ():
         yield from (f"each name {wrong}" for wrong in _one_of(*_RATE_LIMITS)(name))
-        if not (isinstance(limit, Mapping) and set(limit) == {"burst", "rate"} and _is_score(limit["burst"])
-                and re.fullmatch(r"[0-9]+ / [0-9]*[smhd]", str(limit["rate"]))):
+        if not (
+            isinstance(limit, Mapping)
+            and set(limit) == {"burst", "rate"}
+            and _is_score(limit["burst"])
+            and re.fullmatch(r"[0-9]+ / [0-9]*[smhd]", str(limit["rate"]))
+        ):
             yield f"{_shown(name)} must have burst, a number, and rate, such as 30 / 1m, and nothing else"
 
 
 _ANY_TEXT = _must_be("a text, in quotes", lambda value: isinstance(value, str))
-_BOOLEAN = _must_be("true or false",
-                    lambda value: str(value).lower() in ("true", "false", "yes", "no", "on", "off", "1", "0"))
+_BOOLEAN = _must_be(
+    "true or false", lambda value: str(value).lower() in ("true", "false", "yes", "no", "on", "off", "1", "0")
+)
 _LIST = _must_be("a list", lambda value: isinstance(value, list))
 _MAPPING = _must_be("a mapping", lambda value: isinstance(value, Mapping))
 _DOMAIN = _must_be("a domain name such as example.org (an international one in its xn-- form)", syntax.is_domain)
@@ -155,9 +169,14 @@ _PATH = _matches("an absolute path without spaces, quotes, backslashes, $, % and
 _MAIL_DIR = _matches("an absolute path of letters, digits and . _ - only", r"(/[A-Za-z0-9._-]+)+")
 _SIZE = _must_be("a size such as 500M or 5G", lambda value: re.fullmatch(r"[1-9][0-9]*[KMGTkmgt]?", str(value)))
 _ACCOUNT_CHECKS = {
-    "aliases": _LIST, "send_as": _LIST, "quota": _SIZE, "enabled": _BOOLEAN, "send_only": _BOOLEAN,
-    "sieve": _must_be("the text of a Sieve script",
-                      lambda value: isinstance(value, str) and value.strip() and "\0" not in value),
+    "aliases": _LIST,
+    "send_as": _LIST,
+    "quota": _SIZE,
+    "enabled": _BOOLEAN,
+    "send_only": _BOOLEAN,
+    "sieve": _must_be(
+        "the text of a Sieve script", lambda value: isinstance(value, str) and value.strip() and "\0" not in value
+    ),
 }
 ACCOUNT_KEYS = {"address", "password", "password_hash", *_ACCOUNT_CHECKS}
 
@@ -166,15 +185,24 @@ CHECKS: dict[str, Check] = {
     "mail_hostname": _or_empty(_HOSTNAME),
     "mail_additional_domains": _additional_domains,
     "mail_admin_address": _or_empty(_ADDRESS),
-    "mail_accounts": _must_be("a list of at least one account, a mapping with address and password_hash",
-                              lambda value: isinstance(value, list) and value, secret=True),
+    "mail_accounts": _must_be(
+        "a list of at least one account, a mapping with address and password_hash",
+        lambda value: isinstance(value, list) and value,
+        secret=True,
+    ),
     "mail_relay_host": _or_empty(_HOSTNAME),
     "mail_relay_port": _number(1, 65535),
     "mail_relay_tls": _one_of("starttls", "smtps"),
-    "mail_relay_username": _must_be("a text in quotes, at most 500 bytes, printable, without a colon",
-                                    lambda value: _is_printable(value, 500) and ":" not in value, secret=True),
-    "mail_relay_password": _must_be("a text in quotes, at most 500 bytes, printable, without a space at the end",
-                                    lambda value: _is_printable(value, 500) and not value.endswith(" "), secret=True),
+    "mail_relay_username": _must_be(
+        "a text in quotes, at most 500 bytes, printable, without a colon",
+        lambda value: _is_printable(value, 500) and ":" not in value,
+        secret=True,
+    ),
+    "mail_relay_password": _must_be(
+        "a text in quotes, at most 500 bytes, printable, without a space at the end",
+        lambda value: _is_printable(value, 500) and not value.endswith(" "),
+        secret=True,
+    ),
     "mail_relay_spf": _must_be("SPF terms that the provider names, such as include:spf.provider.example", _is_spf),
     "mail_relay_max_connections": _number(1, 100),
     "mail_forward_via": _one_of("relay", "direct", "refuse"),
@@ -204,7 +232,9 @@ CHECKS: dict[str, Check] = {
     "rspamd_nameservers": _list_of(_IP_ADDRESS),
     "rspamd_controller_password_hash": _must_be(
         "empty or a hash that rspamadm pw printed, which begins with $1$ or $2$",
-        lambda value: re.fullmatch(r"(\$[12]\$[a-z0-9]+\$[a-z0-9]+)?", str(value)), secret=True),
+        lambda value: re.fullmatch(r"(\$[12]\$[a-z0-9]+\$[a-z0-9]+)?", str(value)),
+        secret=True,
+    ),
     "rspamd_redis_maxmemory": _matches("a size such as 128mb", r"[1-9][0-9]*(kb|mb|gb)"),
     "rspamd_dmarc_reports_from": _or_empty(_ADDRESS),
     "smtp_relay_probe": _one_of("warn", "require", "off"),
@@ -213,37 +243,103 @@ CHECKS: dict[str, Check] = {
     **dict.fromkeys(("mail_tls_certificate_file", "mail_tls_private_key_file"), _or_empty(_PATH)),
     **dict.fromkeys(("accounts_mail_dir", "dovecot_mail_dir"), _MAIL_DIR),
     **dict.fromkeys(("dkimproxy_listen", "dkimproxy_relay"), _ENDPOINT),
-    **dict.fromkeys(("dkimproxy_upstream_url", "dkimproxy_upstream_archive", "rspamd_dmarc_reports_organisation"),
-                    _ANY_TEXT),
-    **dict.fromkeys(("rspamd_own_domains_action", "rspamd_dmarc_reject_action", "rspamd_dmarc_quarantine_action"),
-                    _one_of("reject", "junk", "none")),
-    **dict.fromkeys(("rspamd_reject_score", "rspamd_add_header_score", "rspamd_greylist_score"),
-                    _must_be("a number above 0", _is_score)),
-    **dict.fromkeys((
-        "dkimproxy_signature_lifetime", "dovecot_max_connections", "dovecot_connections_per_minute",
-        "opensmtpd_max_connections", "opensmtpd_submission_max_connections",
-        "opensmtpd_submission_connections_per_minute", "rspamd_greylisting_delay"), _number(0)),
-    **dict.fromkeys((
-        "dovecot_imap_sessions", "dovecot_imap_sessions_per_user", "dovecot_learn_interval", "opensmtpd_max_recipients",
-        "opensmtpd_max_mails", "rspamd_bayes_min_learns", "rspamd_watch_interval", "smtp_relay_retry_interval"),
-        _number(1)),
-    **dict.fromkeys((
-        "mail_firewall", "mail_install", "mail_validate", "dkimproxy_ed25519", "dovecot_full_text_search", "dovecot_learn_spam",
-        "dovecot_rspamd", "opensmtpd_rspamd", "opensmtpd_full_mailboxes", "rspamd_greylisting", "rspamd_bayes_per_user",
-        "rspamd_bayes_autolearn", "rspamd_external_checks", "rspamd_dmarc_reports", "rspamd_wait",
-        "smtp_relay_satellite"), _BOOLEAN),
+    **dict.fromkeys(
+        ("dkimproxy_upstream_url", "dkimproxy_upstream_archive", "rspamd_dmarc_reports_organisation"), _ANY_TEXT
+    ),
+    **dict.fromkeys(
+        ("rspamd_own_domains_action", "rspamd_dmarc_reject_action", "rspamd_dmarc_quarantine_action"),
+        _one_of("reject", "junk", "none"),
+    ),
+    **dict.fromkeys(
+        ("rspamd_reject_score", "rspamd_add_header_score", "rspamd_greylist_score"),
+        _must_be("a number above 0", _is_score),
+    ),
+    **dict.fromkeys(
+        (
+            "dkimproxy_signature_lifetime",
+            "dovecot_max_connections",
+            "dovecot_connections_per_minute",
+            "opensmtpd_max_connections",
+            "opensmtpd_submission_max_connections",
+            "opensmtpd_submission_connections_per_minute",
+            "rspamd_greylisting_delay",
+        ),
+        _number(0),
+    ),
+    **dict.fromkeys(
+        (
+            "dovecot_imap_sessions",
+            "dovecot_imap_sessions_per_user",
+            "dovecot_learn_interval",
+            "opensmtpd_max_recipients",
+            "opensmtpd_max_mails",
+            "rspamd_bayes_min_learns",
+            "rspamd_watch_interval",
+            "smtp_relay_retry_interval",
+        ),
+        _number(1),
+    ),
+    **dict.fromkeys(
+        (
+            "mail_firewall",
+            "mail_install",
+            "mail_validate",
+            "dkimproxy_ed25519",
+            "dovecot_full_text_search",
+            "dovecot_learn_spam",
+            "dovecot_rspamd",
+            "opensmtpd_rspamd",
+            "opensmtpd_full_mailboxes",
+            "rspamd_greylisting",
+            "rspamd_bayes_per_user",
+            "rspamd_bayes_autolearn",
+            "rspamd_external_checks",
+            "rspamd_dmarc_reports",
+            "rspamd_wait",
+            "smtp_relay_satellite",
+        ),
+        _BOOLEAN,
+    ),
 }
-PREFIXES = ("mail_", "accounts_", "certificate_", "dkimproxy_", "dovecot_", "firewall_", "opensmtpd_", "rspamd_",
-            "smtp_relay_")
+PREFIXES = (
+    "mail_",
+    "accounts_",
+    "certificate_",
+    "dkimproxy_",
+    "dovecot_",
+    "firewall_",
+    "opensmtpd_",
+    "rspamd_",
+    "smtp_relay_",
+)
 # Defaults of roles that one variable is compared with where another one is set.
-DEFAULTS = {"dovecot_imap_sessions": 500, "dovecot_imap_sessions_per_user": 20, "rspamd_greylist_score": 4,
-            "rspamd_add_header_score": 6, "rspamd_reject_score": 15}
+DEFAULTS = {
+    "dovecot_imap_sessions": 500,
+    "dovecot_imap_sessions_per_user": 20,
+    "rspamd_greylist_score": 4,
+    "rspamd_add_header_score": 6,
+    "rspamd_reject_score": 15,
+}
 # What DKIMproxy 1.4.1 does not know, with the value that asks for nothing.
-EMBEDDED_ONLY = {"dkimproxy_ed25519": "False", "dkimproxy_signature_lifetime": "0", "dkimproxy_foreign_from": "refuse",
-                 "dkimproxy_config_file": "", "dkimproxy_legacy": "error"}
-ZONE_VARIABLES = ("mail_domain", "mail_hostname", "mail_additional_domains", "mail_dns_output_dir", "mail_relay_spf",
-                  "mail_dmarc_policy", "mail_dmarc_rua", "mail_dmarc_ruf", "mail_dkim_selector",
-                  "mail_dkim_published_selectors")
+EMBEDDED_ONLY = {
+    "dkimproxy_ed25519": "False",
+    "dkimproxy_signature_lifetime": "0",
+    "dkimproxy_foreign_from": "refuse",
+    "dkimproxy_config_file": "",
+    "dkimproxy_legacy": "error",
+}
+ZONE_VARIABLES = (
+    "mail_domain",
+    "mail_hostname",
+    "mail_additional_domains",
+    "mail_dns_output_dir",
+    "mail_relay_spf",
+    "mail_dmarc_policy",
+    "mail_dmarc_rua",
+    "mail_dmarc_ruf",
+    "mail_dkim_selector",
+    "mail_dkim_published_selectors",
+)
 
 
 def unknown(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
@@ -265,9 +361,11 @@ def problems(values: Values, required: Sequence[str] = (), facts: Values | None 
     if system and (system, major) not in (("Debian", "12"), ("Debian", "13")):
         found.append(f"ansible_facts: this host runs {system} {version}; supported are Debian 12 and Debian 13")
     # What is computed from another variable is wrong with that one, which has a sentence of its own.
-    computed = {"mail_hostname": f"mail.{values.get('mail_domain')}",
-                "mail_admin_address": address_book.first_address(values.get("mail_accounts")),
-                "mail_dmarc_rua": values.get("mail_admin_address")}
+    computed = {
+        "mail_hostname": f"mail.{values.get('mail_domain')}",
+        "mail_admin_address": address_book.first_address(values.get("mail_accounts")),
+        "mail_dmarc_rua": values.get("mail_admin_address"),
+    }
     right = {}
     for name, value in values.items():
         wrong = [f"{name}: {what}" for what in CHECKS[name](value)]
@@ -277,8 +375,9 @@ def problems(values: Values, required: Sequence[str] = (), facts: Values | None 
             right[name] = value
     further = values.get("mail_additional_domains")
     # A wrong one among them does not make the addresses in the others wrong.
-    right["mail_additional_domains"] = [item for item in further if syntax.is_domain(_name_of(item))] \
-        if isinstance(further, list) else []
+    right["mail_additional_domains"] = (
+        [item for item in further if syntax.is_domain(_name_of(item))] if isinstance(further, list) else []
+    )
     for check in (_server, _accounts, _domain_aliases, _forwarding, _signer):
         found += check(right)
     return list(dict.fromkeys(found))
@@ -351,8 +450,10 @@ def _lower(given: Values, variable: str) -> set[str]:
 
 def _own(address: Any, domains: list[str]) -> Iterator[str]:
     if not syntax.is_own_address(address):
-        yield (f"{_shown(address)} is no address of the form name@domain with letters, digits and . _ - = ~ ' in the "
-               "name, a letter or digit first")
+        yield (
+            f"{_shown(address)} is no address of the form name@domain with letters, digits and . _ - = ~ ' in the "
+            "name, a letter or digit first"
+        )
     elif domains and syntax.domain_of(address) not in domains:
         yield f"{address} is outside the mail domains ({', '.join(domains)})"
 
@@ -365,8 +466,10 @@ def _account(account: Mapping[str, Any], domains: list[str]) -> Iterator[str]:
     if hashed and password:
         yield f"{address} has both password and password_hash; keep password_hash"
     elif hashed and not (isinstance(hashed, str) and _CRYPT_HASH.match(hashed)):
-        yield (f"password_hash of {address} must be a crypt(5) hash that both daemons take, whole, without {{SCHEME}}: "
-               "$2a$, $2b$, $2y$, $5$, $6$, $y$, $gy$ or $7$; make one with openssl passwd -6")
+        yield (
+            f"password_hash of {address} must be a crypt(5) hash that both daemons take, whole, without {{SCHEME}}: "
+            "$2a$, $2b$, $2y$, $5$, $6$, $y$, $gy$ or $7$; make one with openssl passwd -6"
+        )
     elif not hashed and not (password and _is_printable(password, 512)):
         yield f"{address} has neither password_hash nor password, a text in quotes, at most 512 bytes, printable"
     for key, check in _ACCOUNT_CHECKS.items():
@@ -429,7 +532,7 @@ def _loops(graph: dict[str, list[str]]) -> Iterator[list[str]]:
         except graphlib.CycleError as error:
             loop = error.args[1][:0:-1]
             first = loop.index(min(loop))
-            yield [*loop[first:], *loop[:first + 1]]
+            yield [*loop[first:], *loop[: first + 1]]
             graph = {name: targets for name, targets in graph.items() if name not in loop}
 
 
@@ -441,8 +544,10 @@ def _domain_aliases(given: Values) -> Iterator[str]:
             if not syntax.is_domain(domain):
                 yield f"mail_domain_aliases: {_shown(domain)} is no domain name"
             elif domain.lower() not in domains:
-                yield (f"mail_domain_aliases: {domain} is none of the mail domains ({', '.join(domains)}); name it in "
-                       "mail_additional_domains too, so that it gets a key and a zone")
+                yield (
+                    f"mail_domain_aliases: {domain} is none of the mail domains ({', '.join(domains)}); name it in "
+                    "mail_additional_domains too, so that it gets a key and a zone"
+                )
         if str(target).lower() in _lower(given, "mail_domain_aliases"):
             yield f"mail_domain_aliases: {name} leads to {target}, which leads on; write the last domain itself"
 
@@ -463,12 +568,16 @@ def _forwarding(given: Values) -> Iterator[str]:
 
 def _signer(given: Values) -> Iterator[str]:
     ed25519 = address_book.is_true(given.get("dkimproxy_ed25519", False))
-    selectors = [("mail_dkim_selector", given.get("mail_dkim_selector")),
-                 *(("mail_dkim_published_selectors", item) for item in given.get("mail_dkim_published_selectors", ()))]
+    selectors = [
+        ("mail_dkim_selector", given.get("mail_dkim_selector")),
+        *(("mail_dkim_published_selectors", item) for item in given.get("mail_dkim_published_selectors", ())),
+    ]
     for domain in given["mail_additional_domains"]:
         own = domain if isinstance(domain, Mapping) else {}
-        selectors += [("mail_additional_domains", item) for item in (
-            own.get("dkim_selector"), *_entries(own, "dkim_published_selectors"))]
+        selectors += [
+            ("mail_additional_domains", item)
+            for item in (own.get("dkim_selector"), *_entries(own, "dkim_published_selectors"))
+        ]
     for variable, selector in selectors if ed25519 else ():
         label = str(selector).rpartition(".")[2].lower()
         if label.endswith(address_book.SECOND_KEY):
@@ -496,7 +605,11 @@ def _signer(given: Values) -> Iterator[str]:
         if str(address_book.is_true(value) if name == "dkimproxy_ed25519" else value) != nothing:
             yield f"{name}: is not supported by DKIMproxy 1.4.1; use dkimproxy_implementation: embedded"
     url = given.get("dkimproxy_upstream_url")
-    if url is not None and not given.get("dkimproxy_upstream_archive") and url.partition("://")[0] not in ("https", "http"):
+    if (
+        url is not None
+        and not given.get("dkimproxy_upstream_archive")
+        and url.partition("://")[0] not in ("https", "http")
+    ):
         yield f"dkimproxy_upstream_url: must be an https or http address, not {_shown(url)}"
 
 
@@ -511,8 +624,9 @@ def zone_conflicts(hosts: Mapping[str, tuple[Values, Values]]) -> list[str]:
     for host, (values, facts) in hosts.items():
         if not values.keys() >= set(ZONE_VARIABLES) or problems(values):
             continue
-        domain, hostname, further, directory, spf, policy, rua, ruf, selector, published = \
-            (values[name] for name in ZONE_VARIABLES)
+        domain, hostname, further, directory, spf, policy, rua, ruf, selector, published = (
+            values[name] for name in ZONE_VARIABLES
+        )
         ours = address_book.signing_keys(domain, selector, further, hostname)
         ours += address_book.further_keys(domain, selector, further, hostname, published)["rsa"]
         keys: dict[str, dict[str, str]] = {key["domain"]: {} for key in ours}
@@ -520,8 +634,17 @@ def zone_conflicts(hosts: Mapping[str, tuple[Values, Values]]) -> list[str]:
             keys[key["domain"]][key["selector"]] = ""
         addresses = [(facts.get(name) or {}).get("address") for name in ("default_ipv4", "default_ipv6")]
         ipv4, ipv6 = (zone.public_addresses(filter(None, [address])) for address in addresses)
-        texts = zone.zones(address_book.domain_names(domain, further), hostname=hostname, ipv4=ipv4, ipv6=ipv6,
-                           keys=keys, spf=spf, policy=policy, rua=rua, ruf=ruf)
+        texts = zone.zones(
+            address_book.domain_names(domain, further),
+            hostname=hostname,
+            ipv4=ipv4,
+            ipv6=ipv6,
+            keys=keys,
+            spf=spf,
+            policy=policy,
+            rua=rua,
+            ruf=ruf,
+        )
         for name, text in texts.items():
             path = Path(directory) / f"{name}.zone"
             other, before = writers.setdefault(path, (host, text))

@@ -16,7 +16,7 @@ STRING_LENGTH = 255  # bytes of one <character-string>, RFC 1035 §3.3
 def strings(text: str) -> str:
     """``text`` as the <character-string>s of a TXT record; readers put them together again (RFC 6376 §3.6.2.2)."""
     data = text.encode("ascii")
-    parts = [data[start:start + STRING_LENGTH].decode() for start in range(0, max(len(data), 1), STRING_LENGTH)]
+    parts = [data[start : start + STRING_LENGTH].decode() for start in range(0, max(len(data), 1), STRING_LENGTH)]
     quoted = ['"' + part.replace("\\", "\\\\").replace('"', '\\"') + '"' for part in parts]
     return quoted[0] if len(quoted) == 1 else "( " + " ".join(quoted) + " )"
 
@@ -28,9 +28,20 @@ def dmarc(policy: str, rua: str = "", ruf: str = "") -> str:
     return "; ".join(tags)
 
 
-def zone(domain: str, *, hostname: str, ipv4: Iterable[str] = (), ipv6: Iterable[str] = (), mail: bool = True,
-         keys: Mapping[str, str] | None = None, spf: str = "", policy: str = "none", rua: str = "", ruf: str = "",
-         reports_from: Sequence[str] = ()) -> str:
+def zone(
+    domain: str,
+    *,
+    hostname: str,
+    ipv4: Iterable[str] = (),
+    ipv6: Iterable[str] = (),
+    mail: bool = True,
+    keys: Mapping[str, str] | None = None,
+    spf: str = "",
+    policy: str = "none",
+    rua: str = "",
+    ruf: str = "",
+    reports_from: Sequence[str] = (),
+) -> str:
     """The fragment for ``domain``.
 
     :param hostname: the mail server; its addresses are written where its name lies in this domain.
@@ -43,7 +54,7 @@ def zone(domain: str, *, hostname: str, ipv4: Iterable[str] = (), ipv6: Iterable
     if mail:
         records.append(("@", "MX", f"10 {hostname}."))
     if syntax.is_under(hostname, domain):
-        label = hostname[:-len(domain) - 1] or "@"
+        label = hostname[: -len(domain) - 1] or "@"
         records += [(label, "A", address) for address in ipv4]
         records += [(label, "AAAA", address) for address in ipv6]
         if label != "@":
@@ -62,17 +73,40 @@ def zone(domain: str, *, hostname: str, ipv4: Iterable[str] = (), ipv6: Iterable
 
 def public_addresses(addresses: Iterable[str]) -> list[str]:
     """Those of ``addresses`` that other hosts may reach: no loopback, link-local, RFC 1918 or RFC 4193 ones."""
-    inside = [ipaddress.ip_network(net) for net in
-              ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
-               "::1/128", "fc00::/7", "fe80::/10")]
+    inside = [
+        ipaddress.ip_network(net)
+        for net in (
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "::1/128",
+            "fc00::/7",
+            "fe80::/10",
+        )
+    ]
     found = [ipaddress.ip_address(address) for address in addresses]
-    return [str(address) for address in found
-            if not any(address.version == net.version and address in net for net in inside)]
+    return [
+        str(address)
+        for address in found
+        if not any(address.version == net.version and address in net for net in inside)
+    ]
 
 
-def zones(domains: Sequence[str], *, hostname: str, ipv4: Sequence[str], ipv6: Sequence[str],
-          keys: Mapping[str, Mapping[str, str]], spf: str = "", policy: str = "none", rua: str = "",
-          ruf: str = "") -> dict[str, str]:
+def zones(
+    domains: Sequence[str],
+    *,
+    hostname: str,
+    ipv4: Sequence[str],
+    ipv6: Sequence[str],
+    keys: Mapping[str, Mapping[str, str]],
+    spf: str = "",
+    policy: str = "none",
+    rua: str = "",
+    ruf: str = "",
+) -> dict[str, str]:
     """Zone name to fragment, for each mail domain and for a host name outside of them all.
 
     :param keys: domain to selector to the text of its DKIM record.
@@ -81,10 +115,21 @@ def zones(domains: Sequence[str], *, hostname: str, ipv4: Sequence[str], ipv6: S
     every = [*domains, *outside]
     return {
         domain: zone(
-            domain, hostname=hostname, ipv4=ipv4, ipv6=ipv6, mail=domain in domains, keys=keys.get(domain), spf=spf,
-            policy=policy, rua=rua, ruf=ruf,
-            reports_from=[other for other in every if other != domain
-                          and any(address and syntax.domain_of(address) == domain for address in (rua, ruf))],
+            domain,
+            hostname=hostname,
+            ipv4=ipv4,
+            ipv6=ipv6,
+            mail=domain in domains,
+            keys=keys.get(domain),
+            spf=spf,
+            policy=policy,
+            rua=rua,
+            ruf=ruf,
+            reports_from=[
+                other
+                for other in every
+                if other != domain and any(address and syntax.domain_of(address) == domain for address in (rua, ruf))
+            ],
         )
         for domain in every
     }

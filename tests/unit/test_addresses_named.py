@@ -6,8 +6,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-SHIPPED = ("README.md", "CHANGELOG.md", "galaxy.yml", "changelogs", "docs", "inventory.example", "meta", "playbooks",
-           "plugins", "roles")
+SHIPPED = (
+    "README.md",
+    "CHANGELOG.md",
+    "galaxy.yml",
+    "changelogs",
+    "docs",
+    "inventory.example",
+    "meta",
+    "playbooks",
+    "plugins",
+    "roles",
+)
 # Upstream projects and standards that the text refers to.
 KNOWN = {"rspamd.com", "downloads.sourceforge.net", "www.gnu.org"}
 OURS = re.compile(r"([a-z0-9-]+\.)*(example(\.(org|com|net))?|test|invalid)|127\.0\.0\.1|localhost")
@@ -34,7 +44,9 @@ def test_no_address_is_somebody_elses(checkout: Path) -> None:
 
 def test_what_is_looked_for_is_found() -> None:
     assert foreign("https://git.somewhere.example.io/x http://me@host.io:80 git@host.io:us/mail.git") == [
-        "git.somewhere.example.io", "host.io", "host.io"
+        "git.somewhere.example.io",
+        "host.io",
+        "host.io",
     ]
     assert foreign('author: ["us (@us)"]\ngit clone what-ever') == ['author: ["us (@us)"]', "git clone what-ever"]
     assert foreign("https://x.example.org/ http://127.0.0.1:8080 https://acme.test/dir https://rspamd.com") == []

@@ -41,18 +41,21 @@ def test_what_users_announce_is_not_looked_at() -> None:
     assert answers(*told) == ["filter-result|u|t|proceed"]
 
 
-@pytest.mark.parametrize(("command", "taken"), [
-    ("MAIL FROM:<a@b> SIZE=100", True),
-    ("MAIL FROM:<a@b> SIZE=101", False),
-    ("mail from:<a@b> body=8bitmime size=101", False),
-    ("MAIL FROM:<a@b> SIZE=101 BODY=8BITMIME", False),
-    ("MAIL FROM:<a@b>", True),
-    ("MAIL FROM:<a|SIZE=101@b>", True),
-    ("MAIL FROM:<a@b> SIZE=", True),
-    ("MAIL FROM:<a@b> SIZE=1e9", True),
-    ("MAIL FROM:<a@b> SIZE=" + "9" * 5000, True),
-    ("\xff\x00|", True),
-])
+@pytest.mark.parametrize(
+    ("command", "taken"),
+    [
+        ("MAIL FROM:<a@b> SIZE=100", True),
+        ("MAIL FROM:<a@b> SIZE=101", False),
+        ("mail from:<a@b> body=8bitmime size=101", False),
+        ("MAIL FROM:<a@b> SIZE=101 BODY=8BITMIME", False),
+        ("MAIL FROM:<a@b>", True),
+        ("MAIL FROM:<a|SIZE=101@b>", True),
+        ("MAIL FROM:<a@b> SIZE=", True),
+        ("MAIL FROM:<a@b> SIZE=1e9", True),
+        ("MAIL FROM:<a@b> SIZE=" + "9" * 5000, True),
+        ("\xff\x00|", True),
+    ],
+)
 def test_announced(command: str, taken: bool) -> None:
     answer = answers(said(command), asked("mail-from", "a@b"))
     assert len(answer) == 1
@@ -63,7 +66,8 @@ def test_lines_pass_as_they_are() -> None:
     lines = ["a|b||", "", "..", ". ", "\xff", "|"]
     sent = [asked("data-line", line) for line in [*lines, "."]]
     assert answers(*sent, asked("commit")) == [
-        *(f"filter-dataline|s|t|{line}" for line in [*lines, "."]), "filter-result|s|t|proceed",
+        *(f"filter-dataline|s|t|{line}" for line in [*lines, "."]),
+        "filter-result|s|t|proceed",
     ]
 
 
@@ -110,7 +114,9 @@ def test_messages_of_a_session() -> None:
     told = [*mail(), *accepted(), *mail(), *accepted(), *mail(), *mail("o")]
     results = [answer.split("|", 3)[1:] for answer in answers(*told, messages=2)]
     assert results == [["s", "t", "proceed"]] * 4 + [
-        ["s", "t", "reject|452 4.5.3 At most 2 messages are taken in a session"], ["o", "t", "proceed"]]
+        ["s", "t", "reject|452 4.5.3 At most 2 messages are taken in a session"],
+        ["o", "t", "proceed"],
+    ]
     # A new session begins anew, and one that has ended is forgotten.
     ended = [f"report|{TOLD}|link-disconnect|s", f"report|{TOLD}|link-connect|s|peer|pass|a|b"]
     assert answers(*accepted(), *ended, *mail(), messages=1)[-1] == "filter-result|s|t|proceed"

@@ -56,9 +56,7 @@ def test_all_files_in_their_order(program: ModuleType) -> None:
          "Error: Could not process rule: Operation not permitted {}"),
     ],
 )  # fmt: skip
-def test_refused(
-    program: ModuleType, capsys: pytest.CaptureFixture[str], said: str, code: int, line: str
-) -> None:
+def test_refused(program: ModuleType, capsys: pytest.CaptureFixture[str], said: str, code: int, line: str) -> None:
     Nftables.answer = (1, "", said)
     assert program.main(["--check"]) == code
     assert program.main([]) == code
@@ -73,9 +71,7 @@ def test_wrong_usage(program: ModuleType, capsys: pytest.CaptureFixture[str]) ->
     assert Nftables.texts == []
 
 
-def test_a_file_that_cannot_be_read(
-    program: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_cannot_be_read(program: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "d.nft").mkdir()
     assert program.main(["--check"]) == os.EX_NOINPUT
     assert len(capsys.readouterr().err.splitlines()) == 1

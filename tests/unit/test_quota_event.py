@@ -82,8 +82,11 @@ class Lmtp(socketserver.StreamRequestHandler):
         for raw in self.rfile:
             verb = raw[:4].decode().upper()
             Lmtp.recipients += verb == "RCPT"
-            answer = {"RCPT": b"250 ok" if Lmtp.recipients > 1 else b"451 busy", "DATA": b"354 go on",
-                      "QUIT": b"221 bye"}
+            answer = {
+                "RCPT": b"250 ok" if Lmtp.recipients > 1 else b"451 busy",
+                "DATA": b"354 go on",
+                "QUIT": b"221 bye",
+            }
             self.wfile.write(answer.get(verb, b"250 ok") + b"\r\n")
             if verb == "DATA":
                 while (line := self.rfile.readline()) not in (b".\r\n", b""):

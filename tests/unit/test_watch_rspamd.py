@@ -16,9 +16,7 @@ SLEEPS = "import time; time.sleep(600)"
 
 
 @pytest.fixture
-def program(
-    load_program: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ModuleType]:
+def program(load_program: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The program, with somebody at Rspamd's port who takes connections and says nothing."""
     module = load_program("rspamd/files/usr/local/lib/selfhosted-mail/watch-rspamd")
     with socket.create_server(("127.0.0.1", 0), backlog=50) as silent:

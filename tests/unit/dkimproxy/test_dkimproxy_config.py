@@ -151,8 +151,9 @@ def test_short_keys_are_refused(load, monkeypatch):
 def test_keys_whose_parts_do_not_belong_together_are_refused(load, tmp_path, keys):
     mixed = rsa.generate_private_key(65537, 2048)
     whole = serialization.load_pem_private_key(keys.path("rsa").read_bytes(), None)
-    der = whole.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.TraditionalOpenSSL,
-                              serialization.NoEncryption())
+    der = whole.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
     modulus = whole.public_key().public_numbers().n.to_bytes(256, "big")
     path = tmp_path / "mixed.pem"
     path.touch(0o600)

@@ -28,9 +28,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tables(
-    run_module: Callable[..., dict[str, Any]], directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> Tables:
+def tables(run_module: Callable[..., dict[str, Any]], directory: Path, monkeypatch: pytest.MonkeyPatch) -> Tables:
     # This machine needs no user vmail.
     monkeypatch.setattr(account_tables, "MAILBOXES", account_tables.Access("root", "root", "0700"))
 
@@ -98,7 +96,8 @@ def test_a_second_run_changes_nothing_and_a_change_only_its_file(tables: Tables,
     (directory / "senders").chmod(0o600)
     assert tables(accounts)["changed_paths"] == [str(directory / "senders")]
     assert tables([{**accounts[0], "password_hash": HASH.replace("$a", "$b")}])["changed_paths"] == [
-        str(directory / "passwd"), str(directory / "credentials")
+        str(directory / "passwd"),
+        str(directory / "credentials"),
     ]
 
 

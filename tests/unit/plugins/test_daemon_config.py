@@ -209,8 +209,10 @@ def test_a_run_with_every_verbosity_and_diff_shows_no_secret(
 def test_files_that_match_and_are_none_of_the_set_are_removed(config: Callable[..., dict[str, Any]], etc: Path) -> None:
     for name in ("alice.sieve", "bob.sieve", "notes"):
         (etc / name).write_text("keep;\n")
-    wanted: dict[str, Any] = {"files": [{"dest": str(etc / "alice.sieve"), "content": "stop;\n"}],
-                              "purge": [str(etc / "*.sieve")]}
+    wanted: dict[str, Any] = {
+        "files": [{"dest": str(etc / "alice.sieve"), "content": "stop;\n"}],
+        "purge": [str(etc / "*.sieve")],
+    }
     assert config(check=True, **wanted)["changed"]
     assert (etc / "bob.sieve").exists()
     failed = config(**wanted, validate=[["false"]])
@@ -228,7 +230,11 @@ def role(tmp_path: Path) -> Path:
     role = tmp_path / "roles" / "demo"
     here = str(tmp_path / "etc").lstrip("/")
     for name, text, mode in (
-        (f"templates/{here}/a.conf.j2", "{{ ansible_managed | comment }}\n{% if true %}\nname {{ name }}\n{% endif %}\n", 0o644),
+        (
+            f"templates/{here}/a.conf.j2",
+            "{{ ansible_managed | comment }}\n{% if true %}\nname {{ name }}\n{% endif %}\n",
+            0o644,
+        ),
         (f"files/{here}/program", "#!/bin/sh\n# {{ not a template }}\n", 0o755),
         ("templates/other.j2", "other {{ name }}\n", 0o644),
         ("files/plain", "plain\n", 0o644),
@@ -248,7 +254,9 @@ def run_role(playbook: Callable[..., Any], role: Path, files: list[dict[str, Any
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the files belong to root")
-def test_a_files_place_in_the_role_is_its_place_on_the_host(playbook: Callable[..., Any], role: Path, etc: Path) -> None:
+def test_a_files_place_in_the_role_is_its_place_on_the_host(
+    playbook: Callable[..., Any], role: Path, etc: Path
+) -> None:
     files: list[dict[str, Any]] = [
         {"dest": str(etc / "a.conf")},
         {"dest": str(etc / "program")},
@@ -271,7 +279,9 @@ def test_a_files_place_in_the_role_is_its_place_on_the_host(playbook: Callable[.
     assert "changed=0" in run_role(playbook, role, files).stdout
 
 
-@pytest.mark.parametrize("file", [{"dest": "/etc/none"}, {"dest": "/etc/a", "src": "none.j2"}, {"dest": "/etc/a", "src": "none"}])
+@pytest.mark.parametrize(
+    "file", [{"dest": "/etc/none"}, {"dest": "/etc/a", "src": "none.j2"}, {"dest": "/etc/a", "src": "none"}]
+)
 def test_a_file_that_the_role_does_not_have(playbook: Callable[..., Any], role: Path, file: dict[str, Any]) -> None:
     done = run_role(playbook, role, [file])
     assert done.returncode != 0

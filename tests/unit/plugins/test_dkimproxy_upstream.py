@@ -39,8 +39,12 @@ def rendered(name: str) -> list[str]:
     jinja = Environment(trim_blocks=True, undefined=StrictUndefined)
     jinja.filters["comment"] = lambda text: f"# {text}"
     template = jinja.from_string((ROLE / f"templates/etc/dkimproxy/{name}.j2").read_text())
-    text = template.render(ansible_managed="Managed", __dkimproxy_keys=KEYS, dkimproxy_listen="127.0.0.1:10027",
-                           dkimproxy_relay="127.0.0.1:10028")
+    text = template.render(
+        ansible_managed="Managed",
+        __dkimproxy_keys=KEYS,
+        dkimproxy_listen="127.0.0.1:10027",
+        dkimproxy_relay="127.0.0.1:10028",
+    )
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
@@ -85,8 +89,12 @@ def test_the_catch_all_is_no_signature() -> None:
 
 def test_the_configuration_reads_like_dkimproxys() -> None:
     assert dict(line.split() for line in rendered("dkimproxy_out.conf")) == {
-        "listen": "127.0.0.1:10027", "relay": "127.0.0.1:10028", "sender_map": "/etc/dkimproxy/sender_map",
-        "reject_error": "1", "user": "dkimproxy", "group": "dkimproxy",
+        "listen": "127.0.0.1:10027",
+        "relay": "127.0.0.1:10028",
+        "sender_map": "/etc/dkimproxy/sender_map",
+        "reject_error": "1",
+        "user": "dkimproxy",
+        "group": "dkimproxy",
     }
 
 
@@ -172,8 +180,9 @@ def test_an_archive_of_the_controller_is_checked(run: Playbook, archive: Path, n
         assert said in done.stdout
 
 
-def test_a_relative_archive_is_where_the_command_is_called(run: Playbook, archive: Path,
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_archive_is_where_the_command_is_called(
+    run: Playbook, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PWD", str(archive.parent))
     assert run(PREFLIGHT, dkimproxy_upstream_archive="release").returncode == 0
 
@@ -203,7 +212,8 @@ def test_systemd_is_told_of_the_start(tmp_path: Path) -> None:
         modules = ROLE / "files/usr/local/lib/selfhosted-mail/dkimproxy-1.4.1"
         subprocess.run(
             ["perl", "-I", modules, "-MSelfhostedMail=start", "-e", "MySmtpProxyServer->pre_loop_hook"],
-            env={**os.environ, "NOTIFY_SOCKET": str(path)}, check=True,
+            env={**os.environ, "NOTIFY_SOCKET": str(path)},
+            check=True,
         )
         assert listener.recv(100) == b"READY=1"
 

@@ -73,7 +73,9 @@ def test_a_reload_takes_in_what_is_older(files: dict[str, Path]) -> None:
     assert found.state_for([], [files["newer"]]) == "reloaded"
     found.stamp_reload()
     assert found.state_for([], [files["newer"]]) == "unchanged"
-    assert found.state_for([files["newer"]], [files["newer"]]) == "restarted", "a reload does not do what takes a restart"
+    assert found.state_for([files["newer"]], [files["newer"]]) == "restarted", (
+        "a reload does not do what takes a restart"
+    )
     os.utime(systemd_unit.STAMPS / "no-such-unit.service.reloaded", (1, 1))
     assert found.state_for([], [files["newer"]]) == "reloaded"
 

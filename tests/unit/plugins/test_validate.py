@@ -69,8 +69,14 @@ class Folder:
     def __init__(self, path: Path, checkout: Path) -> None:
         self.path, self.checkout = path, checkout
 
-    def run(self, hosts: Mapping[str, Mapping[str, object]], *options: str | Path, play: object = None,
-            facts: Mapping[str, object] = DEBIAN, python: str = NOWHERE) -> subprocess.CompletedProcess[str]:
+    def run(
+        self,
+        hosts: Mapping[str, Mapping[str, object]],
+        *options: str | Path,
+        play: object = None,
+        facts: Mapping[str, object] = DEBIAN,
+        python: str = NOWHERE,
+    ) -> subprocess.CompletedProcess[str]:
         """Output of the role, or of another ``play``, for these hosts."""
         common = {"ansible_connection": "local", "ansible_python_interpreter": python}
         entries = {name: {**common, **values} for name, values in hosts.items()}
@@ -90,10 +96,27 @@ class Folder:
             "ANSIBLE_VAULT_PASSWORD_FILE": str(self.path / "key"),
             "PWD": str(self.path),
         }
-        command = [PLAYBOOK, "-vvv", "--check", "--diff", "-i", self.path / "hosts.json", "-e", "@facts.json", *options,
-                   play]
-        return subprocess.run(command, cwd=self.path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True, check=False)
+        command = [
+            PLAYBOOK,
+            "-vvv",
+            "--check",
+            "--diff",
+            "-i",
+            self.path / "hosts.json",
+            "-e",
+            "@facts.json",
+            *options,
+            play,
+        ]
+        return subprocess.run(
+            command,
+            cwd=self.path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
 
     def failed(self, *arguments: Any, **options: Any) -> str:
         """Output of a run that fails."""

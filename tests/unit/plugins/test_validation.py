@@ -283,12 +283,17 @@ ROLES: list[tuple[str, Any, str]] = [
     ("dovecot_quota_grace", "", "must be a size"),
     ("dovecot_compression", "gzip", "must be one of none, lz4, zstd"),
     ("dovecot_imap_sessions_per_user", 501, "must not be above dovecot_imap_sessions"),
-    *((name, "drop", "must be one of reject, junk, none") for name in (
-        "rspamd_own_domains_action", "rspamd_dmarc_reject_action", "rspamd_dmarc_quarantine_action")),
+    *(
+        (name, "drop", "must be one of reject, junk, none")
+        for name in ("rspamd_own_domains_action", "rspamd_dmarc_reject_action", "rspamd_dmarc_quarantine_action")
+    ),
     ("rspamd_trusted_forwarders", ["list example"], "each entry must be a domain name"),
     ("rspamd_trusted_forwarders", "lists.example", "must be a list"),
-    *((name, value, "must be a number above 0") for name in (
-        "rspamd_greylist_score", "rspamd_add_header_score", "rspamd_reject_score") for value in (0, -1, "much", None)),
+    *(
+        (name, value, "must be a number above 0")
+        for name in ("rspamd_greylist_score", "rspamd_add_header_score", "rspamd_reject_score")
+        for value in (0, -1, "much", None)
+    ),
     ("rspamd_rate_limits", [], "must be a mapping"),
     ("rspamd_rate_limits", {"everyone": {"burst": 5, "rate": "1 / 1m"}}, "must be one of to, to_ip"),
     ("rspamd_rate_limits", {"to": {"burst": 5}}, "'to' must have burst"),
@@ -297,9 +302,20 @@ ROLES: list[tuple[str, Any, str]] = [
     ("rspamd_rate_limits", {"to": {"burst": 5, "rate": "1 / minute"}}, "'to' must have burst"),
     ("rspamd_rate_limits", {"to": "5, 1 / 1m"}, "'to' must have burst"),
     ("rspamd_resolver", "dnsmasq", "must be one of auto, unbound, none"),
-    *((name, [value], "each entry must be an IP address") for name in (
-        "rspamd_nameservers", "rspamd_resolver_forwarders") for value in (
-        "256.0.0.1", "192.0.2", "2001:db8::1::2", "fe80::1%eth0", "192.0.2.1:53", "resolver.example", 7, None)),
+    *(
+        (name, [value], "each entry must be an IP address")
+        for name in ("rspamd_nameservers", "rspamd_resolver_forwarders")
+        for value in (
+            "256.0.0.1",
+            "192.0.2",
+            "2001:db8::1::2",
+            "fe80::1%eth0",
+            "192.0.2.1:53",
+            "resolver.example",
+            7,
+            None,
+        )
+    ),
     ("rspamd_controller_password_hash", SECRET, "which begins with $1$ or $2$"),
     ("rspamd_redis_maxmemory", "128", "must be a size such as 128mb"),
     ("rspamd_dmarc_reports_from", "postmaster", "must be a mail address"),
@@ -309,9 +325,23 @@ ROLES: list[tuple[str, Any, str]] = [
     ("dkimproxy_from_policy", "none", "must be one of account, domain"),
     ("dkimproxy_foreign_from", "keep", "must be one of refuse, rewrite"),
     ("dkimproxy_implementation", "Upstream", "must be one of embedded, upstream"),
-    *((name, value, "must be an address and a port") for name in ("dkimproxy_listen", "dkimproxy_relay") for value in (
-        "127.0.0.1", "127.0.0.1:0", "127.0.0.1:70000", "127.0.0.256:1", 10027, "", "127.0.0.1:10027\n", ":10027",
-        "::1:10027", "[127.0.0.1]:10027", "a b:10027")),
+    *(
+        (name, value, "must be an address and a port")
+        for name in ("dkimproxy_listen", "dkimproxy_relay")
+        for value in (
+            "127.0.0.1",
+            "127.0.0.1:0",
+            "127.0.0.1:70000",
+            "127.0.0.256:1",
+            10027,
+            "",
+            "127.0.0.1:10027\n",
+            ":10027",
+            "::1:10027",
+            "[127.0.0.1]:10027",
+            "a b:10027",
+        )
+    ),
     ("dkimproxy_listen", "198.51.100.7:10027", "must be a loopback address where mail_firewall is true"),
     ("dkimproxy_listen", "localhost:10027", "must be a loopback address where mail_firewall is true"),
     ("mail_dns_output_dir", "", "must be a path"),
@@ -401,11 +431,14 @@ def test_what_upstream_can_do() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        *((name, value, "must be an IPv4 address") for name, value in (
-            ("dkimproxy_listen", "[::1]:10027"),
-            ("dkimproxy_relay", "[::1]:10028"),
-            ("dkimproxy_relay", "localhost:25"),
-        )),
+        *(
+            (name, value, "must be an IPv4 address")
+            for name, value in (
+                ("dkimproxy_listen", "[::1]:10027"),
+                ("dkimproxy_relay", "[::1]:10028"),
+                ("dkimproxy_relay", "localhost:25"),
+            )
+        ),
         ("dkimproxy_upstream_url", "", "must be an https or http address"),
         ("dkimproxy_upstream_url", "ftp://files.example/release.tar.gz", "must be an https or http address"),
         ("dkimproxy_upstream_url", "release.tar.gz", "must be an https or http address"),
@@ -432,8 +465,9 @@ def test_a_configuration_of_the_users_own_is_a_text_on_the_controller(tmp_path: 
         assert sentence.startswith("dkimproxy_config_file: must be a UTF-8 text file on the controller")
     [sentence] = problems({**GOOD, "dkimproxy_config_file": str(tmp_path / "own.conf")})
     assert sentence == "dkimproxy_ed25519: with dkimproxy_config_file, write the second signature into that file"
-    [sentence] = problems({**own_file, "dkimproxy_config_file": str(tmp_path / "own.conf"),
-                           "dkimproxy_signature_lifetime": 600})
+    [sentence] = problems(
+        {**own_file, "dkimproxy_config_file": str(tmp_path / "own.conf"), "dkimproxy_signature_lifetime": 600}
+    )
     assert sentence.startswith("dkimproxy_signature_lifetime: with dkimproxy_config_file, write x= into")
 
 
@@ -476,8 +510,19 @@ def test_many_loops_are_found_soon() -> None:
 
 
 def test_names_that_nobody_knows() -> None:
-    names = ["mail_domain", "mail_domian", "mail_relay_pasword", "mail_guard", "dovecot_qota", "ansible_host", "mailx",
-             "firewall_zones", "smtp_relay_retry_intervall", "__mail_x", "rspamd_of_somebody"]
+    names = [
+        "mail_domain",
+        "mail_domian",
+        "mail_relay_pasword",
+        "mail_guard",
+        "dovecot_qota",
+        "ansible_host",
+        "mailx",
+        "firewall_zones",
+        "smtp_relay_retry_intervall",
+        "__mail_x",
+        "rspamd_of_somebody",
+    ]
     assert validation.unknown(names) == (
         {
             "dovecot_qota": "dovecot_quota",
@@ -586,8 +631,17 @@ yaml_values = st.recursive(
         | st.dictionaries(
             st.text(max_size=8)
             | st.sampled_from(
-                ["address", "aliases", "password", "password_hash", "quota", "sieve", "name", "dkim_selector",
-                 "@example.org"]
+                [
+                    "address",
+                    "aliases",
+                    "password",
+                    "password_hash",
+                    "quota",
+                    "sieve",
+                    "name",
+                    "dkim_selector",
+                    "@example.org",
+                ]
             ),
             inner,
             max_size=4,

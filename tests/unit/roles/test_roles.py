@@ -93,8 +93,11 @@ def strings_in(data: Any, condition: bool = False) -> Iterator[tuple[str, bool]]
 
 def variables_in(file: Path) -> set[str]:
     """The variables that a YAML file or a template takes from outside of itself."""
-    texts = [file.read_text()] if file.suffix == ".j2" else [
-        f"{{{{ {text} }}}}" if condition else text for text, condition in strings_in(loaded(file))]
+    texts = (
+        [file.read_text()]
+        if file.suffix == ".j2"
+        else [f"{{{{ {text} }}}}" if condition else text for text, condition in strings_in(loaded(file))]
+    )
     return set().union(*(meta.find_undeclared_variables(JINJA.parse(text)) for text in texts))
 
 
@@ -130,7 +133,9 @@ def test_main_imports_the_others_in_their_order(role: Path) -> None:
 def test_every_role_depends_on_the_shared_variables(role: Path) -> None:
     assert "mail" in dependencies(role)
     for entry in loaded(role / "meta/main.yml").get("dependencies", []):
-        assert entry["role"] != "selfhosted.mail.mail" or list(entry) == ["role"], "else it would run once for each role"
+        assert entry["role"] != "selfhosted.mail.mail" or list(entry) == ["role"], (
+            "else it would run once for each role"
+        )
 
 
 @every_role
@@ -200,8 +205,10 @@ def test_every_default_is_right() -> None:
 
 
 def test_the_defaults_that_checks_compare_with_are_the_roles() -> None:
-    assert {name: {**defaults(CHECKOUT / "roles/dovecot"), **defaults(CHECKOUT / "roles/rspamd")}[name]
-            for name in validation.DEFAULTS} == validation.DEFAULTS
+    assert {
+        name: {**defaults(CHECKOUT / "roles/dovecot"), **defaults(CHECKOUT / "roles/rspamd")}[name]
+        for name in validation.DEFAULTS
+    } == validation.DEFAULTS
 
 
 def test_all_prefixes_are_known() -> None:
@@ -315,8 +322,16 @@ def test_no_expression_is_long() -> None:
 
 def test_a_password_makes_few_stops() -> None:
     """From the defaults to the template: nothing is renamed or copied on its way."""
-    command = ["grep", "-rlw", "--exclude-dir=collections", "--exclude-dir=__pycache__", "mail_relay_password", "roles",
-               "plugins", "playbooks"]
+    command = [
+        "grep",
+        "-rlw",
+        "--exclude-dir=collections",
+        "--exclude-dir=__pycache__",
+        "mail_relay_password",
+        "roles",
+        "plugins",
+        "playbooks",
+    ]
     found = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.split()
     assert len(found) <= 4, found
 
