@@ -57,7 +57,7 @@ class Host:
         """A file inside."""
         containers.write(self.name, path, text)
 
-    def module(self, name: str, *options: str, **arguments: Any) -> dict[str, Any]:
+    def module(self, name: str, /, *options: str, **arguments: Any) -> dict[str, Any]:
         """Result of one of the collection's modules, run here by ``ansible``."""
         module = ["-m", f"selfhosted.mail.{name}", "-a", json.dumps(arguments)]
         done = subprocess.run(

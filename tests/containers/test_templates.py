@@ -73,7 +73,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "opensmtpd_max_recipients": 50,
         "opensmtpd_max_mails": 7,
         "opensmtpd_queue_ttl": "12h",
-        "opensmtpd_retry_interval": 7,
+        "smtp_relay_retry_interval": 7,
         "rspamd_watch_interval": 9,
         "dovecot_mail_dir": "/srv/mail",
         "dovecot_junk_header": "X-Junk",

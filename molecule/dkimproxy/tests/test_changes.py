@@ -158,9 +158,12 @@ def test_a_file_of_dkimproxy_is_taken_over(host, container, next_hop, role, tmp_
     )
     before = pids(host), host.file("/etc/dkimproxy/dkimproxy_out.conf").sha256sum
     refused = role(fails=True, dkimproxy_config_file=str(own))
-    assert f"dkimproxy_config_file: {own}:6: DomainKeys" in refused.output
-    assert f"dkimproxy_config_file: {own}:5: rsa-sha1" in refused.output
-    assert "is no file on the controller" in role(fails=True, dkimproxy_config_file=f"{own}.none").output
+    assert "/etc/dkimproxy/dkimproxy_out.conf:6: DomainKeys" in refused.output
+    assert "/etc/dkimproxy/dkimproxy_out.conf:5: rsa-sha1" in refused.output
+    assert (
+        "dkimproxy_config_file: must be a UTF-8 text file on the controller"
+        in role(fails=True, dkimproxy_config_file=f"{own}.none").output
+    )
     assert (pids(host), host.file("/etc/dkimproxy/dkimproxy_out.conf").sha256sum) == before
     try:
         run = role(dkimproxy_config_file=str(own), dkimproxy_legacy="ignore")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The ports between the mail server and the signing proxy are closed to whoever else is on the host."""
 
+import os
 import uuid
 
 import pytest
@@ -137,7 +138,7 @@ def test_wrong_rules_do_not_replace_the_right_ones(host, users):
 def test_without_nftables_it_says_what_is_unprotected(host):
     """A host whose kernel or container gives no nftables looks like one without the right to it."""
     check = host.run("setpriv --bounding-set -net_admin /usr/local/lib/selfhosted-mail/nftables-rules --check")
-    assert check.rc == 1
+    assert check.rc == os.EX_UNAVAILABLE
     assert "mail_firewall: false" in check.stderr
     assert "every local user can reach the ports" in check.stderr
 

@@ -20,7 +20,7 @@ ROLES = sorted(path for path in (CHECKOUT / "roles").iterdir() if path.is_dir())
 MAIL = CHECKOUT / "roles/mail"
 TASK_FILES = ["preflight.yml", "install.yml", "configure.yml", "service.yml"]
 # Roles whose options carry another role's name: they are parts of it, or it is two roles.
-PREFIXES = {"opensmtpd_base": "opensmtpd", "dkimproxy_upstream": "dkimproxy"}
+PREFIXES = {"dkimproxy_upstream": "dkimproxy"}
 
 
 class AnyName(dict[str, Any]):
