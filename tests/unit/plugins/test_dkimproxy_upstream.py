@@ -216,18 +216,3 @@ def test_systemd_is_told_of_the_start(tmp_path: Path) -> None:
             check=True,
         )
         assert listener.recv(100) == b"READY=1"
-
-
-def test_the_scenario_is_skipped_without_a_tarball(checkout: Path) -> None:
-    program = [checkout / "tools/with-tarball", "sh", "-c", "echo ran with $DKIMPROXY_ARCHIVE"]
-
-    def run(**more: str) -> tuple[int, str]:
-        environment = {name: value for name, value in os.environ.items() if name != "DKIMPROXY_ARCHIVE"}
-        done = subprocess.run(program, env={**environment, **more}, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout
-
-    code, said = run()
-    assert code == 3 and said.startswith("skipped: no tarball")
-    code, said = run(DKIMPROXY_ARCHIVE="/nowhere/release.tar.gz")
-    assert code == 1 and "there is no file /nowhere/release.tar.gz" in said
-    assert run(DKIMPROXY_ARCHIVE=str(checkout / "LICENSE")) == (0, f"ran with {checkout / 'LICENSE'}\n")
