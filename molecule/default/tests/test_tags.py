@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from testbed.playbook import run_site
 
-# The role of a tag, and what runs before it or has to read its files. What several roles depend on runs with the tags of
-# the first of them alone, Dovecot's.
+# The role of a tag, and what runs before it or has to read its files. What several roles depend on runs with the tags
+# of the first of them alone, Dovecot's.
 HUB = {"accounts", "opensmtpd", "smtp_relay"}
 RUNS = {
     "accounts": HUB,
