@@ -312,6 +312,7 @@ PREFIXES = (
     "rspamd_",
     "smtp_relay_",
 )
+TLS_LINKS = ("/etc/selfhosted-mail/tls/fullchain.pem", "/etc/selfhosted-mail/tls/privkey.pem")
 # Defaults of roles that one variable is compared with where another one is set.
 DEFAULTS = {
     "dovecot_imap_sessions": 500,
@@ -400,6 +401,8 @@ def _server(given: Values) -> Iterator[str]:
     for name in ("mail_tls_certificate_file", "mail_tls_private_key_file"):
         if given.get("mail_tls_mode") == "files" and given.get(name) == "":
             yield f"{name}: must be an absolute path on the mail server where mail_tls_mode is files"
+        if given.get(name) in TLS_LINKS:
+            yield f"{name}: must be the file itself, not {given[name]}, which the role certificate makes a link to it"
     value = {name: float(given.get(name, default)) for name, default in DEFAULTS.items()}
     if value["dovecot_imap_sessions_per_user"] > value["dovecot_imap_sessions"]:
         yield "dovecot_imap_sessions_per_user: must not be above dovecot_imap_sessions"

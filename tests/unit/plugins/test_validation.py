@@ -232,6 +232,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("mail_tls_certificate_file", {**FILES, "mail_tls_certificate_file": "mail.pem"}, "an absolute path"),
     ("mail_tls_private_key_file", {**FILES, "mail_tls_private_key_file": None}, "an absolute path"),
     ("mail_tls_private_key_file", {**FILES, "mail_tls_private_key_file": '/etc/ssl/my "key"'}, "without spaces,"),
+    (
+        "mail_tls_private_key_file",
+        {**FILES, "mail_tls_private_key_file": "/etc/selfhosted-mail/tls/privkey.pem"},
+        "must be the file itself",
+    ),
     ("mail_dmarc_policy", {"mail_dmarc_policy": "drop"}, "must be one of none, quarantine, reject"),
     ("mail_dmarc_rua", {"mail_dmarc_rua": "mailto:a@example.org"}, "must be a mail address"),
     ("mail_dmarc_ruf", {"mail_dmarc_ruf": "me"}, "must be a mail address"),
