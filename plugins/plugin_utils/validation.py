@@ -216,6 +216,7 @@ CHECKS: dict[str, Check] = {
     "dkimproxy_from_policy": _one_of("account", "domain"),
     "dkimproxy_senders_file": _PATH,
     "dkimproxy_foreign_from": _one_of("refuse", "rewrite"),
+    "opensmtpd_from_policy": _one_of("account", "domain"),
     "dkimproxy_config_file": _config_file,
     "dkimproxy_legacy": _one_of("error", "ignore"),
     "dkimproxy_implementation": _one_of("embedded", "upstream"),
@@ -285,11 +286,13 @@ CHECKS: dict[str, Check] = {
             "mail_install",
             "mail_validate",
             "dkimproxy_ed25519",
+            "dkimproxy_received_auth",
             "dovecot_full_text_search",
             "dovecot_learn_spam",
             "dovecot_rspamd",
             "opensmtpd_rspamd",
             "opensmtpd_full_mailboxes",
+            "opensmtpd_received_auth",
             "rspamd_greylisting",
             "rspamd_bayes_per_user",
             "rspamd_bayes_autolearn",
@@ -392,6 +395,8 @@ def _domains_of(given: Values) -> list[str]:
 def _server(given: Values) -> Iterator[str]:
     if "mail_domain" in given and given.get("mail_hostname") == "":
         yield from (f"mail_hostname: {wrong}" for wrong in _HOSTNAME(""))
+    if given.get("mail_hostname", "").lower() in _domains_of(given):
+        yield "mail_hostname: must not be a mail domain, whose addresses would be those of this host's users; write mail.DOMAIN"
     for name, count in collections.Counter(_domains_of(given)).items():
         if count > 1:
             yield f"mail_additional_domains: {name} is there twice, or is mail_domain"

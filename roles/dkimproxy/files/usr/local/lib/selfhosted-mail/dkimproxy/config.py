@@ -34,8 +34,10 @@ Keys of this signer
   hostname            the host's name: bounces and mail made on the host carry it in From (default: the system's)
   senders             file of `LOGIN ADDRESS,ADDRESS,@DOMAIN` lines, OpenSMTPD's table of who may write as whom;
                       read again when it changes
-  from_policy         `account`: From must be an address that the envelope sender's account may use (default
-                      where `senders` is given); `domain`: any address in the domains above
+  from_policy         `account`: From must be an address of who writes (default where `senders` is given);
+                      `domain`: any address in the domains above
+  received_auth       `yes` or `no` (default): whether OpenSMTPD's `received-auth` says who has logged in. Its words
+                      are taken out. Without them, who writes is the envelope sender's account, or this host
   foreign_from        what becomes of a message whose From lies outside the domains above, or that has Sender in
                       place of From: `refuse` (default), or `rewrite`: From becomes the envelope sender, where that
                       itself may be used, and Reply-To keeps the From there was
@@ -52,7 +54,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .address import AddressError, domain_name
+from authors.address import AddressError, domain_name
+
 from .errors import ConfigError
 from .signature import UNSIGNABLE
 
@@ -86,6 +89,7 @@ class Config:
     senders: str | None
     from_policy: str
     foreign_from: str
+    received_auth: bool
     hostname: str
     workers: int
     spool_dir: str
@@ -180,6 +184,7 @@ _KEYS: dict[str, Callable[[str], Any]] = {
     "senders": str,
     "from_policy": _one_of("account", "domain"),
     "foreign_from": _one_of("refuse", "rewrite"),
+    "received_auth": _one_of("yes", "no"),
     "legacy": _one_of("error", "ignore"),
     "workers": lambda text: _number(text, 1),
     "spool_dir": str,
@@ -421,6 +426,7 @@ def _finish(reader: _Reader) -> Config:
         senders=get("senders"),
         from_policy=get("from_policy") or ("account" if get("senders") else "domain"),
         foreign_from=get("foreign_from") or "refuse",
+        received_auth=get("received_auth") == "yes",
         hostname=hostname,
         workers=get("workers") or len(os.sched_getaffinity(0)),
         spool_dir=spool_dir,

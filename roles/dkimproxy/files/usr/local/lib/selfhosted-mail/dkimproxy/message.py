@@ -104,6 +104,18 @@ class Message:
         wanted = name.encode()
         return [value for key, _, value in (field.partition(b":") for field in self.fields) if key.lower() == wanted]
 
+    def take_login(self, hostname: str) -> str | None:
+        """The login that OpenSMTPD's `received-auth` has put into its Received field, the first one, and out of there.
+
+        None where nobody has logged in.
+        """
+        trace = rb"(Received:\s+(?:from [^\r\n]*\r\n\t)?by %b \(OpenSMTPD\) with ESMTPSA id [0-9a-f]{8} \([^()]*\))"
+        match = re.match(trace % re.escape(hostname.encode()) + rb" auth=yes user=(\S+)", b"".join(self.fields[:1]))
+        if not match:
+            return None
+        self.fields[0] = match[1] + self.fields[0][match.end() :]
+        return match[2].decode("ascii", "replace").lower()
+
     def complete(self, hostname: str) -> None:
         """Add Date and Message-ID where they are missing (RFC 6409 §8.2, §8.3).
 

@@ -12,7 +12,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 
-from .address import Address, AddressError, parse_address
+from authors.address import Address, AddressError, parse_address
+
 from .connection import Client, ClientGone, LineTooLong, NextHop, NextHopLost, Reply, Timeouts
 from .errors import Refused, Rejected
 from .message import DataReader, Message

@@ -4,7 +4,8 @@
 import re
 from collections.abc import Iterable
 
-from .address import Address, AddressError, domain_name
+from authors.address import Address, AddressError, domain_name
+
 from .config import Config, Template
 from .errors import ConfigError, Refused
 from .keys import KeyUnusable, load_key

@@ -3,16 +3,14 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
-import time
 from collections.abc import Callable
 
 from .config import Config
 from .connection import Timeouts
 from .errors import ConfigError
-from .policy import Rights, Setup, file_version
+from .policy import Setup
 from .session import Session
 from .systemd import log
 
@@ -30,8 +28,6 @@ class Worker:
         self._listener, self._parent, self._setup, self._load_config = listener, parent, setup, load_config
         self._timeouts = Timeouts()
         self._sessions: dict[asyncio.Task[None], Session] = {}
-        self._rights_checked = 0.0
-        self._bad_rights: tuple[int, int, int] | None = None
 
     async def run(self) -> None:
         """Serve until SIGTERM or until the master is gone."""
@@ -56,17 +52,9 @@ class Worker:
     def current_setup(self) -> Setup:
         """The setup for the next message; `senders` is read again when the file has changed."""
         setup = self._setup
-        if not setup.rights or time.monotonic() - self._rights_checked < 0.2:
-            return setup
-        self._rights_checked = time.monotonic()
-        try:
-            version = file_version(os.stat(setup.rights.path))
-            if version not in (setup.rights.version, self._bad_rights):
-                self._bad_rights = version
-                self._setup = Setup(setup.config, setup.signers, Rights(setup.rights.path))
-                log("info", f"read {setup.rights.path} again")
-        except (ConfigError, OSError) as error:
-            log("err", f"{error}\nthe rights read before stay in force")
+        rights = setup.rights and setup.rights.current(log)
+        if rights is not setup.rights:
+            self._setup = Setup(setup.config, setup.signers, rights)
         return self._setup
 
     def _accept(self) -> None:

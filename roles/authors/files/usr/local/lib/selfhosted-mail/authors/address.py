@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mail addresses as the From field and the envelope write them, read strictly.
+"""Mail addresses as header fields and the envelope write them, read strictly.
 
-What two mail programs could read differently is refused: the address that is checked and signed must be the
+What two mail programs could read differently is refused: the address that is judged and signed must be the
 one that every recipient sees.
 """
 
 import re
 from typing import NamedTuple
+
+FIELD_LIMIT = 1 << 16  # octets of a From field
+MAILBOX_LIMIT = 100
 
 
 class AddressError(ValueError):
@@ -27,25 +30,44 @@ class Address(NamedTuple):
         return Address(self.local.partition("+")[0] or self.local, self.domain)
 
 
-_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\x80-\U0010ffff]"
+class Mailbox(NamedTuple):
+    """An address, and what stands beside it: display name and comments as they are written."""
+
+    address: Address
+    beside: str
+
+
+_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 _DOT_ATOM = rf"{_ATEXT}+(?:\.{_ATEXT}+)*"
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _ADDR_SPEC = re.compile(rf"(?P<local>{_DOT_ATOM}|{_QUOTED})@(?P<domain>[A-Za-z0-9._\-\x80-\U0010ffff]+)")
-_WORD = re.compile(rf"{_QUOTED}|(?:{_ATEXT}|\.)+")
+_WORD = re.compile(rf"{_QUOTED}|(?:{_ATEXT}|[.\x80-\U0010ffff])+")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _SPACE = re.compile(r"[ \t]*")
 
 
+def _a_label(label: str) -> str:
+    """One label as an A-label or in plain ASCII. Raises ValueError for what IDNA 2008 (RFC 5891 §4, §5) does not know."""
+    lower = label.lower()
+    if label.isascii() and not lower.startswith("xn--"):
+        return lower
+    import idna  # noqa: PLC0415 - most hosts never need it
+
+    encoded = idna.alabel(lower).decode()
+    decoded = idna.ulabel(encoded)
+    if idna.alabel(decoded).decode() != encoded or lower not in (encoded, decoded) or decoded.isascii():
+        raise ValueError("not the same there and back")
+    return encoded
+
+
 def domain_name(text: str) -> str:
     """`text` in lower case and A-labels (RFC 5890). Raises AddressError for what is no host or domain name."""
-    name = text.lower()
-    if not name.isascii():
-        try:
-            name = name.encode("idna").decode()
-        except UnicodeError:
-            raise AddressError(f"'{text}' is no domain name") from None
-    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
-        raise AddressError(f"'{text}' is no domain name")
+    try:
+        name = ".".join(map(_a_label, text.split("."))) if len(text) <= 253 else ""  # RFC 1035 §2.3.4
+    except ValueError:
+        name = ""
+    if not 0 < len(name) <= 253 or not all(map(_LABEL.fullmatch, name.split("."))):
+        raise AddressError(f"'{text[:80]}' is no domain name")
     return name
 
 
@@ -53,13 +75,13 @@ def parse_address(text: str) -> Address:
     """One addr-spec (RFC 5322 §3.4.1) without comments, white space or route. Raises AddressError."""
     match = _ADDR_SPEC.fullmatch(text)
     if not match:
-        raise AddressError(f"'{text}' is no mail address")
+        raise AddressError(f"'{text[:80]}' is no mail address")
     local = match["local"]
     if local.startswith('"'):
         local = re.sub(r"\\(.)", r"\1", local[1:-1])
         if not re.fullmatch(_DOT_ATOM, local):
             raise AddressError("quoted local parts are not taken")
-    if "=?" in local or any("\udc80" <= c <= "\udcff" for c in text):
+    if "=?" in local:
         raise AddressError("the address itself is encoded")
     return Address(local.lower(), domain_name(match["domain"]))
 
@@ -83,23 +105,32 @@ def _skip_comments(text: str, at: int) -> int:
                 break
 
 
-def parse_authors(value: bytes) -> list[Address]:
-    """The authors in the value of a From field (mailbox-list, RFC 5322 §3.6.2), one at least.
+def unfold(value: bytes) -> str:
+    """The value of a field on one line (RFC 5322 §2.2.3). Raises AddressError for control characters."""
+    text = value.replace(b"\r\n", b"").decode("utf-8", "surrogateescape")
+    if any((c < " " and c != "\t") or c == "\x7f" for c in text):
+        raise AddressError("it holds control characters")
+    return text
+
+
+def parse_mailboxes(value: bytes) -> list[Mailbox]:
+    """The mailboxes in the value of a field (mailbox-list, RFC 5322 §3.4), one at least.
 
     `value` is raw, folded or not. Groups, empty list members, source routes, domain literals and white space
     or comments inside an address are refused with AddressError.
     """
-    text = value.replace(b"\r\n", b"").decode("utf-8", "surrogateescape")
-    if any((c < " " and c != "\t") or c == "\x7f" for c in text):
-        raise AddressError("it holds control characters")
-    authors = []
+    if len(value) > FIELD_LIMIT:
+        raise AddressError("it is too long")
+    text = unfold(value)
+    mailboxes: list[Mailbox] = []
     at = 0
     while True:
+        begin = at
         at = _skip_comments(text, at)
         match = _ADDR_SPEC.match(text, at)
         end = _skip_comments(text, match.end()) if match else at
         if match and text[end : end + 1] in ("", ","):
-            authors.append(parse_address(match[0]))
+            address, beside = parse_address(match[0]), text[begin:at] + text[match.end() : end]
         else:
             while word := _WORD.match(text, at):
                 at = _skip_comments(text, word.end())
@@ -108,10 +139,13 @@ def parse_authors(value: bytes) -> list[Address]:
             close = text.find(">", at)
             if text[at : at + 1] != "<" or close < 0:
                 raise AddressError("it holds no readable address")
-            authors.append(parse_address(text[at + 1 : close]))
             end = _skip_comments(text, close + 1)
+            address, beside = parse_address(text[at + 1 : close]), text[begin:at] + text[close + 1 : end]
+        mailboxes.append(Mailbox(address, beside))
         if end == len(text):
-            return authors
+            return mailboxes
         if text[end] != ",":
             raise AddressError("it holds more than addresses")
+        if len(mailboxes) == MAILBOX_LIMIT:
+            raise AddressError("it names too many authors")
         at = end + 1

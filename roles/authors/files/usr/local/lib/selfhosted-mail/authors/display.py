@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names beside an address: as a reader's program shows them, and as a header field has to write them."""
+
+import binascii
+import re
+import unicodedata
+from base64 import b64decode
+from collections.abc import Iterator
+from email.header import Header
+from email.quoprimime import header_decode
+
+from .address import Address, AddressError, parse_address
+
+CRLF = "\r\n"
+_ENCODED_WORD = re.compile(r"=\?([^?*\s]+)(?:\*[^?\s]*)?\?([bBqQ])\?([^?]*)\?=")  # RFC 2047 §2, RFC 2231 §5
+_BETWEEN = re.compile(r"(\?=)[ \t\r\n]+(?==\?)")
+_DELIMITER = re.compile(r"[\s<>()\[\],;:\"\\]+")
+
+
+def _word(match: re.Match[str]) -> str:
+    charset, encoding, text = match.groups()
+    try:
+        if encoding in "qQ":
+            octets = header_decode(text).encode("latin-1")
+        else:
+            octets = b64decode(text + "=" * (-len(text) % 4))
+    except (ValueError, binascii.Error):
+        return match[0]
+    try:
+        return octets.decode(charset, "replace")
+    except (LookupError, UnicodeError):
+        # Where an ASCII address would be seen in most other charsets too.
+        return octets.decode("latin-1")
+
+
+def decoded(text: str) -> str:
+    """`text` with its encoded words (RFC 2047) decoded, wherever they stand."""
+    return _ENCODED_WORD.sub(_word, _BETWEEN.sub(r"\1", text))
+
+
+def shown(text: str) -> str:
+    """`text` as a reader's program may show it: decoded, without quotes and backslashes, wide forms as the plain ones
+    that they look like, without what is invisible."""
+    plain = unicodedata.normalize("NFKC", re.sub(r'["\\]', "", decoded(text)))
+    return "".join(c for c in plain if unicodedata.category(c) not in ("Cf", "Cs"))
+
+
+def addresses_in(text: str) -> Iterator[Address]:
+    """What looks like an address in a text."""
+    for word in _DELIMITER.split(text):
+        local, *domains = word.split("@")
+        for domain in domains:
+            try:
+                yield parse_address(local.lstrip("'") + "@" + domain.strip(".'"))
+            except AddressError:
+                pass
+            local = domain
+
+
+def written(name: str, address: str) -> bytes:
+    """A mailbox (RFC 5322 §3.4) with this display name: quoted, or in encoded words where it is not ASCII."""
+    name = " ".join(name.split())
+    if not name:
+        return f"<{address}>".encode()
+    if name.isascii():
+        quoted = re.sub(r'(["\\])', r"\\\1", name)
+        return f'"{quoted}" <{address}>'.encode()
+    return f"{Header(name, 'utf-8').encode(linesep=CRLF)} <{address}>".encode()

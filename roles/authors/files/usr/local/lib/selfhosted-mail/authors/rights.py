@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who may write as whom: the table of rights, the kinds of writers, and the judge of a message's From."""
+
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+
+from .address import Address, AddressError, domain_name, parse_address, parse_mailboxes
+from .display import addresses_in, shown
+
+ROOT = 0
+SYSTEM_USERS = 1000  # uids below are the system's (SYS_UID_MAX in login.defs(5))
+CHECK_EVERY = 0.2  # seconds
+SYSTEM_NAMES = ("abuse", "mailer-daemon", "postmaster", "root")  # RFC 2142 §3, §5 and what a Unix host writes as
+
+
+class RightsError(ValueError):
+    """The table cannot be used; the text holds one line per mistake."""
+
+
+class Refusal(Exception):
+    """A message that its writer may not send. `code` and `status` are SMTP's (RFC 5321 §4.2, RFC 3463), `reason` is
+    one word for the log, the exception's text is for the writer."""
+
+    def __init__(self, reason: str, text: str, status: str = "5.7.1", code: int = 550) -> None:
+        super().__init__(text)
+        self.reason, self.status, self.code = reason, status, code
+
+
+class Rights:
+    """The `senders` table: lines of `LOGIN ADDRESS,ADDRESS,@DOMAIN`.
+
+    Raises RightsError when the file cannot be read or a line is wrong.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._checked = 0.0
+        self._bad: tuple[int, int, int] | None = None
+        self._by_address: defaultdict[Address | str, tuple[str, ...]] = defaultdict(tuple)
+        mistakes = []
+        try:
+            with open(path, encoding="utf-8") as file:
+                self._version = _file_version(os.fstat(file.fileno()))
+                lines = file.read().split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RightsError(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
+        for number, line in enumerate(lines, 1):
+            login, _, rest = line.strip().replace("\t", " ").partition(" ")
+            if not login or login.startswith("#"):
+                continue
+            for text in filter(None, rest.replace(",", " ").split()):
+                try:
+                    key = domain_name(text[1:]) if text.startswith("@") else parse_address(text)
+                    self._by_address[key] += (login.lower(),)
+                except AddressError as error:
+                    mistakes.append(f"{path}:{number}: {error}")
+            if not rest.strip():
+                mistakes.append(f"{path}:{number}: login '{login}' has no address")
+        if mistakes:
+            raise RightsError("\n".join(mistakes))
+        self.domains = frozenset(key if isinstance(key, str) else key.domain for key in self._by_address)
+
+    def current(self, log: Callable[[str, str], None]) -> "Rights":
+        """These rights, or new ones when the file has changed. One that cannot be used is logged and changes nothing.
+
+        `log` takes a level of syslog(3) and a text.
+        """
+        if time.monotonic() - self._checked < CHECK_EVERY:
+            return self
+        self._checked = time.monotonic()
+        try:
+            version = _file_version(os.stat(self.path))
+            if version in (self._version, self._bad):
+                return self
+            self._bad = version
+            renewed = Rights(self.path)
+        except (RightsError, OSError) as error:
+            log("err", f"{error}\nthe rights read before stay in force")
+            return self
+        log("info", f"read {self.path} again")
+        return renewed
+
+    def owners(self, address: Address) -> tuple[str, ...]:
+        """The logins of the closest entry: who has the address itself comes before who has its domain."""
+        for key in _keys(address):
+            if key in self._by_address:
+                owners = self._by_address[key]
+                return (str(key),) if str(key) in owners else owners
+        return ()
+
+    def may_use(self, login: str, address: Address) -> bool:
+        return any(login in self._by_address.get(key, ()) for key in _keys(address))
+
+
+def _keys(address: Address) -> tuple[Address | str, ...]:
+    """How an address may stand in the table, closest first: itself, without its tag, its domain."""
+    return address, address.untagged(), address.domain
+
+
+def _file_version(status: os.stat_result) -> tuple[int, int, int]:
+    """Changes whenever a file is written anew."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Who hands a message in; `name` is what a refusal calls him."""
+
+    name: str
+    may_use: Callable[[Address], bool]
+
+
+def login_writer(rights: Rights, login: str) -> Writer:
+    """Who has logged in: the addresses that the table gives the login."""
+    return Writer(login, lambda address: rights.may_use(login.lower(), address))
+
+
+def sender_writer(rights: Rights, sender: Address | None, hostname: str) -> Writer:
+    """Who is known by the envelope sender alone: an account whose answer this is, or the host.
+
+    Bounces, refusals and warnings have the null sender (None) and are the host's own (RFC 5321 §4.5.5). Where several
+    logins share the sender, only what all of them may use is safe, and the sender itself.
+    """
+    if sender is None or sender.domain == hostname:
+        return Writer(str(sender or "This server"), lambda address: address.domain == hostname)
+    owners = rights.owners(sender)
+
+    def may_use(address: Address) -> bool:
+        return bool(owners) and (address == sender or all(rights.may_use(login, address) for login in owners))
+
+    return Writer(str(sender), may_use)
+
+
+def host_writer(user: str, uid: int, hostname: str) -> Writer:
+    """A user of the host: NAME@HOSTNAME with or without a +tag; a system user also one of the host's system names;
+    root every name at the host."""
+    names = {user.lower(), *(SYSTEM_NAMES if uid < SYSTEM_USERS else ())}
+
+    def may_use(address: Address) -> bool:
+        return address.domain == hostname and (uid == ROOT or address.untagged().local in names)
+
+    return Writer(user, may_use)
+
+
+def judge(
+    authors: Sequence[bytes], senders: Sequence[bytes], writer: Writer | None, domains: Container[str]
+) -> list[Address]:
+    """The authors of a message, which its writer may be. Raises Refusal.
+
+    `authors` and `senders` are the values of its From and Sender fields. Without a `writer` any author is right here.
+    `domains` are ours: no display name, comment or Sender may show an address of theirs that is not the writer's.
+    """
+    if len(authors) != 1:
+        what = "no From line" if not authors else "several From lines"
+        raise Refusal("from-count", f"The message has {what}; it must have one (RFC 5322).")
+    try:
+        mailboxes = parse_mailboxes(authors[0])
+    except AddressError as error:
+        raise Refusal("from-syntax", f"The From line cannot be read: {error}.", "5.6.0") from None
+    found = [mailbox.address for mailbox in mailboxes]
+    if len({author.domain for author in found}) > 1:
+        raise Refusal("several-domains", "The From line names authors of several domains. Write from one of them.")
+    if writer is None:
+        return found
+    for author in found:
+        if not writer.may_use(author):
+            raise Refusal(
+                "from-not-allowed",
+                f"{writer.name} may not send mail as {author}. "
+                "Choose one of your own addresses as From and send again.",
+            )
+    beside = [("From", mailbox.beside) for mailbox in mailboxes]
+    beside += [("Sender", value.replace(b"\r\n", b"").decode("utf-8", "replace")) for value in senders]
+    for field, text in beside:
+        seen = shown(text.replace("\t", " "))
+        if re.search(r"[\x00-\x1f\x7f-\x9f]", seen):
+            raise Refusal("from-display", f"The name in the {field} line holds control characters.", "5.6.0")
+        for address in addresses_in(f"{text} {seen}"):
+            if address.domain in domains and not writer.may_use(address):
+                raise Refusal(
+                    "from-display",
+                    f"The {field} line shows {address}, and {writer.name} may not send mail as that. "
+                    "Take it out of the name and send again.",
+                )
+    return found
