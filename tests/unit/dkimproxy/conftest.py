@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The signer's package and the tests' helpers can be imported; keys and a running proxy are fixtures."""
+"""The signer's package, the judge's and the tests' helpers can be imported; keys and a running proxy are fixtures."""
 
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-FILES = HERE.parents[2] / "roles/dkimproxy/files/usr/local/lib/selfhosted-mail"
-sys.path[:0] = [str(FILES), str(HERE)]
+LIBRARIES = [HERE.parents[2] / f"roles/{role}/files/usr/local/lib/selfhosted-mail" for role in ("dkimproxy", "authors")]
+sys.path[:0] = [*map(str, LIBRARIES), str(HERE)]
 
 import dkimproxy_helpers  # noqa: E402
 import pytest  # noqa: E402

@@ -23,6 +23,7 @@ from dkimproxy.policy import Setup
 from dkimproxy.session import Session
 
 FILES = Path(__file__).resolve().parents[3] / "roles/dkimproxy/files/usr/local/lib/selfhosted-mail"
+AUTHORS = FILES.parents[5] / "authors/files/usr/local/lib/selfhosted-mail"
 HEADER = (
     b"From: Alice <alice@example.org>\r\nTo: bob@example.net\r\nSubject: Greetings\r\n"
     b"Date: Mon, 1 Jan 2024 00:00:00 +0000\r\nMessage-ID: <1@example.org>\r\n"
@@ -337,7 +338,7 @@ class Daemon:
 
 def launch(*arguments: str) -> list[str]:
     """The command that runs the checkout's dkimproxy.out in the tests' Python."""
-    code = f"import sys; sys.path.insert(0, {str(FILES)!r}); from dkimproxy.command import main; "
+    code = f"import sys; sys.path[:0] = [{str(FILES)!r}, {str(AUTHORS)!r}]; from dkimproxy.command import main; "
     code += "sys.exit(main(sys.argv[1:]))"
     return [sys.executable, "-B", "-c", code, *arguments]
 

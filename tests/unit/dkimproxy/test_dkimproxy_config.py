@@ -5,10 +5,10 @@ import base64
 import shutil
 
 import pytest
+from authors.address import Address, parse_address
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from dkimproxy import config
-from dkimproxy.address import Address, parse_address
 from dkimproxy.errors import ConfigError, Refused
 from dkimproxy.keys import _parse
 from dkimproxy.signers import Signers
@@ -90,6 +90,7 @@ def test_a_file_of_dkimproxy_is_taken_over(load):
         ("signature dkim(x=soon)", "conf:5: signature: must be a whole number"),
         ("from_policy any", "conf:5: from_policy 'any': must be account or domain"),
         ("from_policy account", "conf:5: from_policy account needs 'senders'"),
+        ("received_auth true", "conf:5: received_auth 'true': must be yes or no"),
         ("foreign_from sign", "conf:5: foreign_from 'sign': must be refuse or rewrite"),
         ("host 127.0.0.1", "conf:5: 'host' is no option of this signer: write listen"),
         ("relay_port 25", "conf:5: 'relay_port' is no option of this signer: write relay"),

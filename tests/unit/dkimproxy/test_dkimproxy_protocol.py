@@ -284,7 +284,7 @@ def test_an_exception_is_a_451_and_no_pass(proxy, next_hop, monkeypatch, capfd):
     def fails(*_):
         raise ZeroDivisionError("secret content")
 
-    monkeypatch.setattr("dkimproxy.policy.parse_authors", fails)
+    monkeypatch.setattr("dkimproxy.policy.judge", fails)
     with Client(proxy.port) as client:
         client.begin()
         assert client.message().startswith(b"451 4.3.0 ")

@@ -47,11 +47,11 @@ _SPACE = re.compile(r"[ \t]*")
 
 
 def _a_label(label: str) -> str:
-    """One label as an A-label or in plain ASCII. Raises ValueError for what IDNA 2008 (RFC 5891 §4, §5) does not know."""
+    """One label as A-label or plain ASCII. Raises ValueError for what IDNA 2008 (RFC 5891 §4, §5) does not know."""
     lower = label.lower()
     if label.isascii() and not lower.startswith("xn--"):
         return lower
-    import idna  # noqa: PLC0415 - most hosts never need it
+    import idna
 
     encoded = idna.alabel(lower).decode()
     decoded = idna.ulabel(encoded)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Names beside an address: as a reader's program shows them, and as a header field has to write them."""
 
-import binascii
+import contextlib
 import re
 import unicodedata
 from base64 import b64decode
@@ -20,11 +20,9 @@ _DELIMITER = re.compile(r"[\s<>()\[\],;:\"\\]+")
 def _word(match: re.Match[str]) -> str:
     charset, encoding, text = match.groups()
     try:
-        if encoding in "qQ":
-            octets = header_decode(text).encode("latin-1")
-        else:
-            octets = b64decode(text + "=" * (-len(text) % 4))
-    except (ValueError, binascii.Error):
+        quoted = header_decode(text).encode("latin-1", "replace")
+        octets = quoted if encoding in "qQ" else b64decode(text + "=" * (-len(text) % 4))
+    except ValueError:
         return match[0]
     try:
         return octets.decode(charset, "replace")
@@ -50,10 +48,8 @@ def addresses_in(text: str) -> Iterator[Address]:
     for word in _DELIMITER.split(text):
         local, *domains = word.split("@")
         for domain in domains:
-            try:
+            with contextlib.suppress(AddressError):
                 yield parse_address(local.lstrip("'") + "@" + domain.strip(".'"))
-            except AddressError:
-                pass
             local = domain
 
 

@@ -2,7 +2,7 @@
 """The From field is read strictly: what could be read in two ways is refused."""
 
 import pytest
-from dkimproxy.address import AddressError, domain_name, parse_address, parse_authors
+from authors.address import AddressError, domain_name, parse_address, parse_mailboxes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +31,7 @@ from hypothesis import strategies as st
     ],
 )
 def test_read(value, authors):
-    assert [str(author) for author in parse_authors(value)] == authors
+    assert [str(mailbox.address) for mailbox in parse_mailboxes(value)] == authors
 
 
 @pytest.mark.parametrize(
@@ -70,20 +70,51 @@ def test_read(value, authors):
         b" <alice@example.org\r\n >",
         b" alice@example.org; eve@example.net",
         b" al\xffice@example.org",
+        # Local parts are ASCII; KELVIN SIGN would become k.
+        " jürgen@example.org".encode(),
+        " \u212aelvin@example.org".encode(),
+        # IDNA 2003 reads these as other names (fass.de, example.org); IDNA 2008 does not know them.
+        " a@example\u3002org".encode(),
+        " a@\uff45xample.org".encode(),
+        " a@exam\u00adple.org".encode(),
+        " a@example.org\u200b".encode(),
+        " a@exam\u212aple.org".encode(),
+        b" a@xn--a.example.org",
+        b" a@xn--fss-.de",
+        # RFC 1035 section 2.3.4, before anything is decoded
+        b" a@" + "é.".encode() * 200 + b"org",
+        b" " + b"a@example.org," * 100 + b"a@example.org",
+        b" a@example.org (" + b"x" * 65536 + b")",
     ],
 )
 def test_refused(value):
     with pytest.raises(AddressError):
-        parse_authors(value)
+        parse_mailboxes(value)
 
 
 @given(st.binary(max_size=60) | st.text('ab@.<>(),:;"\\ \t=?', max_size=40).map(str.encode))
 def test_anything_is_read_or_refused(value):
     try:
-        authors = parse_authors(value)
+        mailboxes = parse_mailboxes(value)
     except AddressError:
         return
-    assert authors
-    for author in authors:
-        assert parse_address(str(author)) == author
-        assert domain_name(author.domain) == author.domain
+    assert mailboxes
+    for address, _beside in mailboxes:
+        assert parse_address(str(address)) == address
+        assert domain_name(address.domain) == address.domain
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Example.ORG", "example.org"),
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("BÜCHER.example", "xn--bcher-kva.example"),
+        ("XN--Bcher-KVA.example", "xn--bcher-kva.example"),
+        # fass.de by IDNA 2003, which is another domain
+        ("faß.de", "xn--fa-hia.de"),
+        ("my_domain.example", "my_domain.example"),
+    ],
+)
+def test_domain_names(text, name):
+    assert domain_name(text) == name
