@@ -396,7 +396,7 @@ def _server(given: Values) -> Iterator[str]:
     if "mail_domain" in given and given.get("mail_hostname") == "":
         yield from (f"mail_hostname: {wrong}" for wrong in _HOSTNAME(""))
     if given.get("mail_hostname", "").lower() in _domains_of(given):
-        yield "mail_hostname: must not be a mail domain, or users of the host would have its addresses; write mail.DOMAIN"
+        yield "mail_hostname: must not be a mail domain, or its addresses would be those of this host's users"
     for name, count in collections.Counter(_domains_of(given)).items():
         if count > 1:
             yield f"mail_additional_domains: {name} is there twice, or is mail_domain"
