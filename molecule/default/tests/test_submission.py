@@ -245,29 +245,6 @@ def test_forged_envelope_sender(server: Server, port: int) -> None:
             assert 500 <= code < 600, f"{sender}: {text!r}"
 
 
-@pytest.mark.parametrize(
-    "author",
-    ["ceo@bank.test", "", "ceo@bank.test, {alice}", "{alice}, ceo@bank.test", "alice@{domain}.bank.test", "alice"],
-)
-@both
-def test_foreign_author_never_leaves(server: Server, author: str) -> None:
-    """What the signer cannot sign in the author's name is refused, and alice is told."""
-    alice = server.alice
-    identity = f"<{uuid.uuid4()}@{server.domain}>"
-    field = f"From: {author.format(alice=alice.address, domain=server.domain)}\r\n" if author else ""
-    message = f"{field}To: {FRIEND}\r\nSubject: x\r\nMessage-ID: {identity}\r\n\r\nHello.\r\n".encode()
-    try:
-        smtp.submit(server.ip, alice.address, alice.password, alice.address, [FRIEND], message)
-    except smtplib.SMTPResponseException as refused:
-        assert 500 <= refused.smtp_code < 600
-    else:
-        bounce = server.mailbox(alice, identity)
-        assert b"\nFrom: Mailer Daemon" in bounce
-        check_signed(server, bounce)
-    server.settle()
-    assert provider.find(RELAY, identity) == []
-
-
 @both
 def test_refused_by_the_relay(server: Server) -> None:
     """A recipient whom the provider refuses: alice gets a signed report that says what it said."""
