@@ -277,7 +277,7 @@ def find(box: imaplib.IMAP4, marker: str) -> bytes:
 
 @both
 def test_what_is_signed_shows_one_author_to_all(server: Server) -> None:
-    """Fields that a machine made up, to an account of ours: two parsers that are not ours show the login's own alone."""
+    """Fields that a machine made up: two parsers that are not ours show none but the login's own addresses."""
     chance = random.Random(f"{server.domain} 1")
     alice, own = server.alice, {server.alice.address, f"a.liddell@{server.domain}", f"alice@{server.additional_domain}"}
     names = {
