@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Names beside an address: as a reader's program shows them, and as a header field has to write them."""
 
-import contextlib
+import itertools
 import re
 import unicodedata
 from base64 import b64decode
@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from email.header import Header
 from email.quoprimime import header_decode
 
-from .address import Address, AddressError, parse_address
-
 CRLF = "\r\n"
 _ENCODED_WORD = re.compile(r"=\?([^?*\s]+)(?:\*[^?\s]*)?\?([bBqQ])\?([^?]*)\?=")  # RFC 2047 §2, RFC 2231 §5
 _BETWEEN = re.compile(r"(\?=)[ \t\r\n]+(?==\?)")
+_DOMAIN = re.compile(r"(?:[\w-]+(?:\.[\w-]+)*)?")
 _DELIMITER = re.compile(r"[\s<>()\[\],;:\"\\]+")
 
 
@@ -39,18 +38,17 @@ def decoded(text: str) -> str:
 def shown(text: str) -> str:
     """`text` as a reader's program may show it: decoded, without quotes and backslashes, wide forms as the plain ones
     that they look like, without what is invisible."""
-    plain = unicodedata.normalize("NFKC", re.sub(r'["\\]', "", decoded(text)))
+    plain = unicodedata.normalize("NFKC", re.sub(r'["\\]', "", decoded(text))).replace("\u3002", ".")
     return "".join(c for c in plain if unicodedata.category(c) not in ("Cf", "Cs"))
 
 
-def addresses_in(text: str) -> Iterator[Address]:
-    """What looks like an address in a text."""
-    for word in _DELIMITER.split(text):
-        local, *domains = word.split("@")
-        for domain in domains:
-            with contextlib.suppress(AddressError):
-                yield parse_address(local.lstrip("'") + "@" + domain.strip(".'"))
-            local = domain
+def addresses_in(text: str) -> Iterator[tuple[str, str]]:
+    """What stands before and behind each @ in a text, as it is written or as it is shown, with or without a space
+    beside words that are encoded. The second is a domain in lower case."""
+    apart = _ENCODED_WORD.sub(r" \g<0> ", text)
+    for word in _DELIMITER.split(f"{text} {shown(text)} {shown(apart)}"):
+        for before, after in itertools.pairwise(word.split("@")):
+            yield before, _DOMAIN.match(after)[0].lower()  # type: ignore[index]
 
 
 def written(name: str, address: str) -> bytes:

@@ -176,14 +176,21 @@ def judge(
     beside = [("From", mailbox.beside) for mailbox in mailboxes]
     beside += [("Sender", value.replace(b"\r\n", b"").decode("utf-8", "replace")) for value in senders]
     for field, text in beside:
-        seen = shown(text.replace("\t", " "))
-        if re.search(r"[\x00-\x1f\x7f-\x9f]", seen):
+        text = text.replace("\t", " ")
+        if re.search(r"[\x00-\x1f\x7f-\x9f]", shown(text)):
             raise Refusal("from-display", f"The name in the {field} line holds control characters.", "5.6.0")
-        for address in addresses_in(f"{text} {seen}"):
-            if address.domain in domains and not writer.may_use(address):
+        for local, domain in addresses_in(text):
+            if local and domain in domains and not _is_own(f"{local}@{domain}", writer):
                 raise Refusal(
                     "from-display",
-                    f"The {field} line shows {address}, and {writer.name} may not send mail as that. "
+                    f"The {field} line shows {local}@{domain}, and {writer.name} may not send mail as that. "
                     "Take it out of the name and send again.",
                 )
     return found
+
+
+def _is_own(text: str, writer: Writer) -> bool:
+    try:
+        return writer.may_use(parse_address(text))
+    except AddressError:
+        return False
