@@ -45,7 +45,7 @@ def shown(text: str) -> str:
 def addresses_in(text: str) -> Iterator[tuple[str, str]]:
     """What stands before and behind each @ in a text, as it is written or as it is shown, with or without a space
     beside words that are encoded. The second is a domain in lower case."""
-    apart = _ENCODED_WORD.sub(r" \g<0> ", text)
+    apart = _ENCODED_WORD.sub(lambda match: f" {_word(match)} ", text)
     for word in _DELIMITER.split(f"{text} {shown(text)} {shown(apart)}"):
         for before, after in itertools.pairwise(word.split("@")):
             yield before, _DOMAIN.match(after)[0].lower()  # type: ignore[index]
