@@ -145,7 +145,7 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
         ("cat /etc/opensmtpd/relay.conf", "smtps://relay@smtp.provider.example:465"),
         ("grep FORWARD.*relay /etc/opensmtpd/relay.conf", 'action "FORWARD" relay helo "mail.example.org" srs'),
         ("doveconf -n", "/srv/mail"),
-        ("grep filter-limits /etc/smtpd.conf", ' 7"'),
+        ("grep filter-message /etc/smtpd.conf", " --messages 7 --from-policy domain"),
         ("grep Inactive /etc/systemd/system/selfhosted-mail-retry.timer", "OnUnitInactiveSec=7s"),
         ("grep Inactive /etc/systemd/system/selfhosted-mail-watch.timer", "OnUnitInactiveSec=9s"),
         ("doveconf -n", "lz4"),
