@@ -156,10 +156,20 @@ def test_a_redirected_message_that_is_refused_stays_with_its_account(
     assert run(program, monkeypatch, REDIRECTED, sender, FRIEND) == os.EX_OK
     assert Server.said["lmtp"][1:5] == [b"mail from:<>", b"rcpt to:<alice@example.org>", b"data", ON_THE_WIRE]
     assert Server.said["lmtp"][0].startswith(b"lhlo ")
-    text = "redirected message of alice@example.org to friend@far.test refused: 550 5.1.1 No such user"
+    text = "redirected message of alice@example.org to 'friend@far.test' refused: 550 5.1.1 No such user"
     assert journal == [(program.syslog.LOG_NOTICE, text)]
     # Dovecot would log it as an error.
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("recipient", ["jürgen@far.test", '"a\nb"@far.test', "\udcff@far.test"])
+def test_an_address_that_smtp_does_not_know(
+    program: ModuleType, journal: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch, recipient: str
+) -> None:
+    assert run(program, monkeypatch, REDIRECTED, ACCOUNT, recipient) == os.EX_OK
+    assert ON_THE_WIRE in Server.said["lmtp"]
+    [(_level, text)] = journal
+    assert text.isascii() and text.isprintable()
 
 
 def test_the_account_reads_why_its_answer_was_refused(

@@ -168,7 +168,7 @@ def test_what_is_refused_stays(
     assert redirected(identity) == []
     assert copies(address, identity) == 1
     said = host.check_output("journalctl --no-pager --output=cat --identifier=submit-sieve-mail")
-    assert "redirected message of alice@example.org to refused@example.org refused: 550 5.1.1 No such user" in said
+    assert "redirected message of alice@example.org to 'refused@example.org' refused: 550 5.1.1 No such user" in said
 
 
 def test_what_waits_is_taken_later(
