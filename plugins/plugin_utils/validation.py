@@ -289,6 +289,7 @@ CHECKS: dict[str, Check] = {
             "dkimproxy_received_auth",
             "dovecot_full_text_search",
             "dovecot_learn_spam",
+            "dovecot_redirect",
             "dovecot_rspamd",
             "opensmtpd_rspamd",
             "opensmtpd_full_mailboxes",

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import EmailMessage
 
-from testbed import imap, provider, server, smtp
+from testbed import imap, managesieve, provider, server, smtp
 from testbed.containers import PATIENCE
 from testbed.signatures import check_signed
 
@@ -129,3 +130,15 @@ def check_relayed(server: Server, kept: provider.Kept) -> dict[str, str]:
     signature = check_signed(server, kept.raw)
     assert kept.dkim == [("pass", signature["d"])], kept.message["Authentication-Results"]
     return signature
+
+
+@contextmanager
+def script(server: Server, login: Login, text: str) -> Iterator[None]:
+    """A user's own Sieve script, for a while."""
+    with managesieve.Session(server.ip, login.address, login.password) as session:
+        session.put("test", text)
+    try:
+        yield
+    finally:
+        with managesieve.Session(server.ip, login.address, login.password) as session:
+            session.remove("test")

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from dovecot_host import lmtp
 
-from testbed import smtp
+from testbed import managesieve, smtp
 
 
 @pytest.fixture
@@ -20,3 +20,19 @@ def deliver(container: str) -> Callable[..., str]:
         return str(message["Message-ID"])
 
     return deliver
+
+
+@pytest.fixture
+def own_script(address: str) -> Iterator[Callable[..., None]]:
+    """`own_script(login, text)` is a user's active script until the end of the test."""
+    logins = []
+
+    def put(login: tuple[str, str], text: str) -> None:
+        logins.append(login)
+        with managesieve.Session(address, *login) as session:
+            session.put("own", text)
+
+    yield put
+    for login in logins:
+        with managesieve.Session(address, *login) as session:
+            session.remove("own")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from dovecot_host import ALICE, CAROL, ERIN
@@ -19,22 +19,6 @@ testinfra_hosts = ["docker://dovecot-debian12", "docker://dovecot-debian13"]
 TO_OWN = 'require ["fileinto", "mailbox"];\nfileinto :create "Own";\n'
 # A notification would have any sender and author that it names.
 NOTIFY = 'require "enotify";\nnotify :from "bob@example.net" :message "pay" "mailto:victim@far.test";\n'
-
-
-@pytest.fixture
-def own_script(address: str) -> Iterator[Callable[..., None]]:
-    """`own_script(login, text)` is a user's active script until the end of the test."""
-    logins = []
-
-    def put(login: tuple[str, str], text: str) -> None:
-        logins.append(login)
-        with managesieve.Session(address, *login) as session:
-            session.put("own", text)
-
-    yield put
-    for login in logins:
-        with managesieve.Session(address, *login) as session:
-            session.remove("own")
 
 
 def test_login_takes_tls(address: str) -> None:
@@ -70,15 +54,6 @@ def test_own_script_runs_after_spam_is_filed(
 def test_bad_script_is_refused_with_a_reason(address: str, text: str, reason: str) -> None:
     with managesieve.Session(address, *ALICE) as session, pytest.raises(managesieve.Refused, match=reason):
         session.put("own", text)
-
-
-def test_redirected_mail_stays(
-    host: Host, address: str, deliver: Callable[..., str], own_script: Callable[..., None]
-) -> None:
-    """It could not be signed; forwarding is an alias."""
-    own_script(ALICE, 'redirect "elsewhere@far.test";\n')
-    imap.wait_message(address, *ALICE, deliver(ALICE[0]))
-    assert "prohibits the use of a redirect" in host.check_output("cat /var/vmail/example.org/alice/.dovecot.sieve.log")
 
 
 def test_script_of_before_notifies_nobody(
