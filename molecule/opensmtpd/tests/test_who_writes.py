@@ -246,6 +246,17 @@ def test_a_login_has_its_own_envelope_sender_or_none(address, port):
             login.rset()
 
 
+def test_the_trace_names_the_login_where_the_signing_proxy_asks_for_it(address, container):
+    to = somebody()
+    with smtp.login(address, 587, *ALICE) as login:
+        login.mail("")
+        login.rcpt(to)
+        assert login.data("From: alice@our.test\r\n\r\nx\r\n")[0] == 250
+    trace = waiting(container, to)[1].partition("\nFrom:")[0]
+    assert trace.startswith("Received: \n\tby mail.our.test (OpenSMTPD) with ESMTPSA id ")
+    assert (" auth=yes user=alice@our.test\n" in trace) is container.endswith("13")
+
+
 @pytest.mark.parametrize("port", [465, 587])
 @pytest.mark.parametrize("sender", ["alice@our.test", ""])
 @pytest.mark.parametrize(
