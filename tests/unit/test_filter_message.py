@@ -290,6 +290,18 @@ def test_a_huge_header_is_refused_and_what_is_held_is_bounded(said: Callable[...
     assert lines(answer)[0] == "." and lines(answer)[-2:] == ["", "."]
 
 
+def test_what_is_read_of_the_address_fields_is_bounded(said: Callable[..., list[str]]) -> None:
+    """Meanwhile all sessions wait."""
+    field = "To: Doe, J <a@far.test>" + ", a@far.test" * 4000
+    answer = said(*logged_in(), *mail(), *message("From: alice@our.test", *[field] * 5, "Cc: Roe, R <b@far.test>", ""))
+    assert results(answer) == ["proceed", "proceed"]
+    assert [line for line in lines(answer) if line.startswith("To:")] == ['To: "Doe, J" <a@far.test>,', *[field] * 4]
+    assert 'Cc: "Roe, R" <b@far.test>' in lines(answer)
+    sender = "Sender: " + "a@far.test, " * 4000
+    answer = said(*logged_in(), *mail(), *message("From: alice@our.test", sender, sender, ""))
+    assert results(answer)[1].endswith("its Sender field is too long")
+
+
 # Who writes
 
 
