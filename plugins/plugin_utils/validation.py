@@ -308,6 +308,7 @@ CHECKS: dict[str, Check] = {
 PREFIXES = (
     "mail_",
     "accounts_",
+    "authors_",
     "certificate_",
     "dkimproxy_",
     "dovecot_",

@@ -51,6 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "mail_forward_via": "refuse",
         "mail_tls_mode": "files",
         "opensmtpd_rspamd": False,
+        "opensmtpd_received_auth": True,
         "mail_tls_certificate_file": "/etc/ssl/own.pem",
         "mail_tls_private_key_file": "/etc/ssl/private/own.key",
         # The firewall takes rules without any limit, too.
@@ -72,6 +73,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "opensmtpd_max_message_size": "10485760",
         "opensmtpd_max_recipients": 50,
         "opensmtpd_max_mails": 7,
+        "opensmtpd_from_policy": "domain",
         "opensmtpd_queue_ttl": "12h",
         "smtp_relay_retry_interval": 7,
         "rspamd_watch_interval": 9,
@@ -135,6 +137,8 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
         ("readlink -f /etc/selfhosted-mail/tls/fullchain.pem", "/etc/ssl/own.pem"),
         ("readlink -f /etc/selfhosted-mail/tls/privkey.pem", "/etc/ssl/private/own.key"),
         ("cat /etc/opensmtpd/relay.conf", 'match tag "INBOUND" from local for any reject'),
+        ("cat /etc/opensmtpd/relay.conf", 'match tag "REDIRECT" from any for any reject'),
+        ("grep TRUSTED.*auth /etc/smtpd.conf", " mask-src received-auth filter "),
         ("cat /etc/selfhosted-mail/nftables/opensmtpd.nft", "limit rate over 90/minute"),
         # sed ends with 1 where it finds the word.
         ("sed /ct.count/Q1 /etc/selfhosted-mail/nftables/opensmtpd.nft", "chain"),

@@ -43,7 +43,8 @@ def said(senders: Path) -> Callable[..., list[str]]:
     """What it says after its registration, when told these lines."""
 
     def run(*lines: str, size: int = 10**6, messages: int = 100, policy: str = "account") -> list[str]:
-        done = launch(senders, "\n".join(["config|smtpd-version|7.4.0", "config|ready", *lines, ""]), size, messages, policy)
+        told = "\n".join(["config|smtpd-version|7.4.0", "config|ready", *lines, ""])
+        done = launch(senders, told, size, messages, policy)
         assert done.stderr == b""
         text = done.stdout.decode("latin-1").split("\n")
         assert text[-1] == ""
@@ -218,7 +219,9 @@ def test_a_message_does_not_begin_in_the_trace(said: Callable[..., list[str]], l
     assert lines(answer) == ["."]
 
 
-@pytest.mark.parametrize("line", ["no colon", ": x", "Sub ject: x", "S\xfcbject: x", "From alice Sat Nov 28 10:00:00", "a b"])
+@pytest.mark.parametrize(
+    "line", ["no colon", ": x", "Sub ject: x", "S\xfcbject: x", "From alice Sat Nov 28 10:00", "a b"]
+)
 def test_what_is_no_header(said: Callable[..., list[str]], line: str) -> None:
     answer = said(*logged_in(), *mail(), *message("From: alice@our.test", line, ""))
     assert results(answer)[-1].startswith("reject|554 5.6.0 ")
@@ -285,6 +288,18 @@ def test_a_huge_header_is_refused_and_what_is_held_is_bounded(said: Callable[...
     refusal = "reject|552 5.3.4 The header of this message is too large"
     assert results(answer) == ["proceed", refusal, "proceed", "proceed"]
     assert lines(answer)[0] == "." and lines(answer)[-2:] == ["", "."]
+
+
+def test_what_is_read_of_the_address_fields_is_bounded(said: Callable[..., list[str]]) -> None:
+    """Meanwhile all sessions wait."""
+    field = "To: Doe, J <a@far.test>" + ", a@far.test" * 4000
+    answer = said(*logged_in(), *mail(), *message("From: alice@our.test", *[field] * 5, "Cc: Roe, R <b@far.test>", ""))
+    assert results(answer) == ["proceed", "proceed"]
+    assert [line for line in lines(answer) if line.startswith("To:")] == ['To: "Doe, J" <a@far.test>,', *[field] * 4]
+    assert 'Cc: "Roe, R" <b@far.test>' in lines(answer)
+    sender = "Sender: " + "a@far.test, " * 4000
+    answer = said(*logged_in(), *mail(), *message("From: alice@our.test", sender, sender, ""))
+    assert results(answer)[1].endswith("its Sender field is too long")
 
 
 # Who writes
@@ -413,7 +428,11 @@ class Running:
 
     def __init__(self, senders: Path) -> None:
         self.process = subprocess.Popen(
-            command(senders), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()
+            command(senders),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
         )
         assert self.process.stdin and self.process.stdout
         self.told, self.heard = self.process.stdin, self.process.stdout
@@ -650,8 +669,8 @@ def test_redirects_are_the_mailboxes_users_alone(local: Callable[..., list[str]]
 # Whatever comes
 
 WORD = st.one_of(
-    st.sampled_from(["filter", "report", "config", "smtp-in", "s", "t", "o", "pass", "ready", "0.7", "x:465", "x:25", ""]),
-    st.sampled_from(["link-connect", "link-auth", "data-line", "commit", "mail-from", "connect", "tx-reset", "From: a"]),
+    st.sampled_from(["filter", "report", "config", "smtp-in", "s", "t", "o", "pass", "ready", "0.7", "x:465", "x:25"]),
+    st.sampled_from(["link-connect", "link-auth", "data-line", "commit", "mail-from", "connect", "tx-reset", "a: b"]),
     st.text(st.characters(max_codepoint=255, exclude_characters="\n"), max_size=20),
 )
 LINES = st.lists(st.lists(WORD, max_size=10).map("|".join), max_size=30)
@@ -677,7 +696,7 @@ def test_nothing_ends_it(program: ModuleType, senders: Path, told: list[str]) ->
 @settings(max_examples=300)
 @given(HEADERS)
 def test_whatever_a_header_is_it_is_answered(program: ModuleType, senders: Path, header: list[str]) -> None:
-    """One answer to each question, one final dot, no line that OpenSMTPD could take for the end, and the next one passes."""
+    """One answer to each question, one final dot, nothing else that ends a message, and the next one passes."""
     filter_message = program.Filter(HOST, str(senders), 10**6, 100, True)
     header = [line for line in header if line != "."]
     told = [*logged_in(), *mail(), *message(*header, ""), *mail(), *message("From: alice@our.test", "")]
