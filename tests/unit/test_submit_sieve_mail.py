@@ -139,6 +139,13 @@ def test_anything_else_goes_to_sendmail(
     assert Server.said == [] and inbox.taken is None
 
 
+def test_who_takes_it_need_not_read_it_all(
+    program: ModuleType, sendmail: Taker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sendmail.path.write_text("#!/bin/sh\nexit 0\n")
+    assert run(program, monkeypatch, ANSWER, ACCOUNT, STRANGER) == os.EX_OK
+
+
 @pytest.mark.parametrize("verb", ["", "EHLO", "MAIL", "RCPT", "DATA", "."])
 def test_what_is_refused_for_now_is_tried_again(
     program: ModuleType,
