@@ -228,7 +228,6 @@ def test_the_owner_reads_why_an_answer_was_refused(
     raw = [one for one in imap.messages(address, *ALICE) if b"Your automatic answer was refused" in one][-1]
     report = email.message_from_bytes(raw, policy=policy.default)
     assert report["From"].addresses[0].addr_spec == "postmaster@mail.example.org"
-    assert report["Return-Path"] == "<>"
     assert "answered sender@world.test." in report.get_content()
     assert "sendmail: alice may not send mail as bob" in report.get_content()
     assert copies(address, "Your automatic answer was refused") == before + 1
