@@ -47,7 +47,7 @@ def is_true(value: Any) -> bool:
 
 
 def is_enabled(account: Account) -> bool:
-    return is_true(account.get("enabled", True))
+    return account.get("enabled") is None or is_true(account["enabled"])
 
 
 def takes_mail(account: Account) -> bool:

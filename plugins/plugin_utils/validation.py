@@ -365,11 +365,11 @@ def problems(values: Values, required: Sequence[str] = (), facts: Values | None 
     computed = {
         "mail_hostname": f"mail.{values.get('mail_domain')}",
         "mail_admin_address": address_book.first_address(values.get("mail_accounts")),
-        "mail_dmarc_rua": values.get("mail_admin_address"),
+        "mail_dmarc_rua": values.get("mail_admin_address", ""),
     }
     right = {}
     for name, value in values.items():
-        wrong = [f"{name}: {what}" for what in CHECKS[name](value)]
+        wrong = [f"{name}: {what}" for what in (_null(name) if value is None else CHECKS[name](value))]
         if name not in computed or value != computed[name]:
             found += wrong
         if not wrong:
@@ -382,6 +382,11 @@ def problems(values: Values, required: Sequence[str] = (), facts: Values | None 
     for check in (_server, _accounts, _domain_aliases, _forwarding, _signer):
         found += check(right)
     return list(dict.fromkeys(found))
+
+
+def _null(name: str) -> Iterator[str]:
+    instead = "a value" if list(CHECKS[name]("")) else '""'
+    yield f"is empty (null); write {instead} or remove the line"
 
 
 def _domains_of(given: Values) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.selfhosted.mail.plugins.module_utils import address_book
 from ansible_collections.selfhosted.mail.plugins.plugin_utils import validation
 from ansible_collections.selfhosted.mail.plugins.plugin_utils.validation import problems
 from hypothesis import given
@@ -88,7 +89,6 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("mail_domain", {"mail_domain": 7}, "domain name such as"),
     ("mail_hostname", {"mail_hostname": "mail"}, "full host name"),
     ("mail_hostname", {"mail_hostname": "mail_1.example.org"}, "full host name"),
-    ("mail_hostname", {"mail_hostname": None}, "full host name"),
     ("mail_additional_domains", {"mail_additional_domains": "example.net"}, "must be a list"),
     ("mail_additional_domains", {"mail_additional_domains": ["-x.example"]}, "domain name such as"),
     ("mail_additional_domains", {"mail_additional_domains": [None]}, "domain name such as"),
@@ -132,17 +132,14 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("mail_relay_max_connections", {"mail_relay_max_connections": 0}, "must be a whole number from 1 to 100"),
     ("mail_relay_max_connections", {"mail_relay_max_connections": 101}, "must be a whole number from 1 to 100"),
     ("mail_relay_max_connections", {"mail_relay_max_connections": "many"}, "must be a whole number from 1 to 100"),
-    ("mail_relay_max_connections", {"mail_relay_max_connections": None}, "must be a whole number from 1 to 100"),
     ("mail_relay_port", {"mail_relay_port": 65536}, "must be a whole number from 1 to 65535"),
     ("mail_relay_port", {"mail_relay_port": "smtp"}, "must be a whole number from 1 to 65535"),
     ("mail_relay_port", {"mail_relay_port": -587}, "must be a whole number from 1 to 65535"),
-    ("mail_relay_port", {"mail_relay_port": None}, "must be a whole number from 1 to 65535"),
     ("mail_relay_tls", {"mail_relay_tls": "none"}, "must be one of starttls, smtps, not 'none'"),
     ("mail_relay_username", {"mail_relay_username": ""}, "is required where mail_relay_host is set"),
     ("mail_relay_username", {"mail_relay_username": "a:b"}, "colon"),
     ("mail_relay_username", {"mail_relay_username": 4711}, "a text in quotes"),
     ("mail_relay_password", {"mail_relay_password": ""}, "is required where mail_relay_host is set"),
-    ("mail_relay_password", {"mail_relay_password": None}, "a text in quotes"),
     ("mail_relay_password", {"mail_relay_password": f"{SECRET}\n"}, "printable"),
     ("mail_relay_password", {"mail_relay_password": f"{SECRET} "}, "without a space at the end"),
     ("mail_relay_password", {"mail_relay_password": 123456}, "a text in quotes"),
@@ -230,7 +227,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("mail_tls_mode", {"mail_tls_mode": "letsencrypt"}, "must be one of selfsigned, files"),
     ("mail_tls_certificate_file", {**FILES, "mail_tls_certificate_file": ""}, "an absolute path"),
     ("mail_tls_certificate_file", {**FILES, "mail_tls_certificate_file": "mail.pem"}, "an absolute path"),
-    ("mail_tls_private_key_file", {**FILES, "mail_tls_private_key_file": None}, "an absolute path"),
+    ("mail_tls_private_key_file", {**FILES, "mail_tls_private_key_file": None}, "is empty (null)"),
     ("mail_tls_private_key_file", {**FILES, "mail_tls_private_key_file": '/etc/ssl/my "key"'}, "without spaces,"),
     (
         "mail_tls_private_key_file",
@@ -297,7 +294,7 @@ ROLES: list[tuple[str, Any, str]] = [
     *(
         (name, value, "must be a number above 0")
         for name in ("rspamd_greylist_score", "rspamd_add_header_score", "rspamd_reject_score")
-        for value in (0, -1, "much", None)
+        for value in (0, -1, "much")
     ),
     ("rspamd_rate_limits", [], "must be a mapping"),
     ("rspamd_rate_limits", {"everyone": {"burst": 5, "rate": "1 / 1m"}}, "must be one of to, to_ip"),
@@ -447,7 +444,6 @@ def test_what_upstream_can_do() -> None:
         ("dkimproxy_upstream_url", "", "must be an https or http address"),
         ("dkimproxy_upstream_url", "ftp://files.example/release.tar.gz", "must be an https or http address"),
         ("dkimproxy_upstream_url", "release.tar.gz", "must be an https or http address"),
-        ("dkimproxy_upstream_url", None, "must be a text"),
         ("dkimproxy_upstream_archive", 5, "must be a text"),
         ("dkimproxy_ed25519", "yes", "is not supported by DKIMproxy 1.4.1"),
         ("dkimproxy_signature_lifetime", 600, "is not supported by DKIMproxy 1.4.1"),
@@ -481,6 +477,19 @@ def test_nothing_is_said_twice_of_what_is_computed_from_a_wrong_variable() -> No
     assert [sentence.split(":")[0] for sentence in found] == ["mail_domain"]
     found = problems({**accounts(address="alice"), "mail_admin_address": "alice", "mail_dmarc_rua": "alice"})
     assert [sentence.split(":")[0] for sentence in found] == ["mail_accounts"]
+
+
+@pytest.mark.parametrize("name", validation.CHECKS)
+def test_a_variable_with_nothing_behind_it(name: str) -> None:
+    """A template would render it as the word None."""
+    instead = "a value" if list(validation.CHECKS[name]("")) else '""'
+    assert problems({name: None}) == [f"{name}: is empty (null); write {instead} or remove the line"]
+
+
+def test_a_key_of_an_account_with_nothing_behind_it_is_not_set() -> None:
+    nothing = dict.fromkeys(validation.ACCOUNT_KEYS - {"address", "password_hash"})
+    assert problems({**GOOD, **accounts(**nothing), "mail_admin_address": ALICE["address"]}) == []
+    assert address_book.takes_mail({**ALICE, **nothing})
 
 
 def test_what_is_required_is_named() -> None:
