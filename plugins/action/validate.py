@@ -4,11 +4,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.selfhosted.mail.plugins.plugin_utils import validation
 from ansible_collections.selfhosted.mail.plugins.plugin_utils.unreadable import Reader
@@ -29,7 +27,6 @@ class ActionModule(ActionBase):
         typos, others = validation.unknown(variables)
         values, found = Reader(self._templar, variables).read(validation.CHECKS)
         if not found:
-            self._find_file(values, "dkimproxy_config_file")
             found = validation.problems(values, arguments["required"], variables.get("ansible_facts"))
         found += [f"{name}: is no variable of this collection; is {known} meant?" for name, known in typos.items()]
         if "mail_domain" in arguments["required"]:
@@ -39,12 +36,6 @@ class ActionModule(ActionBase):
         if found:
             result.update(failed=True, msg="\n".join(found))
         return result
-
-    def _find_file(self, values: dict[str, Any], name: str) -> None:
-        """Put the path of a file of the controller in the place of its name, where it is found."""
-        if isinstance(values.get(name), str) and values[name]:
-            with contextlib.suppress(AnsibleError):
-                values[name] = self._find_needle("files", values[name])
 
     def _zone_conflicts(self, variables: Mapping[str, Any]) -> list[str]:
         """The first host of the play looks at the values of all, each as the host's own task sees it."""

@@ -12,6 +12,7 @@ import collections
 import difflib
 import graphlib
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -118,7 +119,7 @@ def _is_printable(value: object, most: int) -> bool:
 def _config_file(value: Any) -> Iterator[str]:
     try:
         if value != "":
-            Path(value).read_text(encoding="utf-8")
+            Path(os.path.expanduser(value)).read_text(encoding="utf-8")
     except (OSError, TypeError, ValueError):
         yield f"must be a UTF-8 text file on the controller, not {_shown(value)}"
 

@@ -180,13 +180,6 @@ def test_an_archive_of_the_controller_is_checked(run: Playbook, archive: Path, n
         assert said in done.stdout
 
 
-def test_a_relative_archive_is_where_the_command_is_called(
-    run: Playbook, archive: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PWD", str(archive.parent))
-    assert run(PREFLIGHT, dkimproxy_upstream_archive="release").returncode == 0
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files to root")
 @pytest.mark.parametrize("where", ["controller", "host"])
 def test_it_is_unpacked_once(run: Playbook, archive: Path, tmp_path: Path, where: str) -> None:
