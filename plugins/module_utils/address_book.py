@@ -36,6 +36,12 @@ def accepted_domains(domains: Sequence[str], hostname: str) -> list[str]:
     return list(dict.fromkeys([*domains, hostname.lower()]))
 
 
+def with_host(domains: Iterable[str], hostname: str) -> list[str]:
+    """The domains and, where it lies outside of them all, the host's own name: each has a zone and a key."""
+    found = list(domains)
+    return found if any(syntax.is_under(hostname, domain) for domain in found) else [*found, hostname.lower()]
+
+
 def account_names(account: Account) -> list[str]:
     """An account's address and its aliases, in lower case."""
     return [address.lower() for address in [account["address"], *(account.get("aliases") or [])]]
@@ -149,9 +155,7 @@ def _selectors(
         own = {"name": item} if isinstance(item, str) else item
         others = own.get("dkim_published_selectors", published)
         selectors[own["name"].lower()] = (own.get("dkim_selector", selector), others)
-    if not any(syntax.is_under(hostname, domain) for domain in selectors):
-        selectors[hostname.lower()] = (selector, published)
-    return selectors
+    return {domain: selectors.get(domain, (selector, published)) for domain in with_host(selectors, hostname)}
 
 
 @dataclass

@@ -7,7 +7,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 
-from ansible_collections.selfhosted.mail.plugins.module_utils import syntax
+from ansible_collections.selfhosted.mail.plugins.module_utils import address_book, syntax
 
 TTL = 3600  # seconds
 STRING_LENGTH = 255  # bytes of one <character-string>, RFC 1035 §3.3
@@ -111,8 +111,7 @@ def zones(
 
     :param keys: domain to selector to the text of its DKIM record.
     """
-    outside = [] if any(syntax.is_under(hostname, domain) for domain in domains) else [hostname]
-    every = [*domains, *outside]
+    every = address_book.with_host(domains, hostname)
     return {
         domain: zone(
             domain,

@@ -553,56 +553,16 @@ def test_names_of_somebody_elses_variables_are_not_taken_for_typing_errors() -> 
     assert validation.unknown(names)[0] == {}
 
 
-ZONES: dict[str, Any] = {
-    "mail_domain": "example.org",
-    "mail_hostname": "mail.example.org",
-    "mail_additional_domains": [],
-    "mail_dns_output_dir": "/tmp/dns",
-    "mail_relay_spf": "",
-    "mail_dkim_selector": "mail",
-    "mail_dkim_published_selectors": [],
-    "mail_dmarc_policy": "none",
-    "mail_dmarc_rua": "a@example.org",
-    "mail_dmarc_ruf": "",
-}
-
-
-def conflicts(facts: dict[str, Any] | None = None, **changed: Any) -> list[str]:
-    return validation.zone_conflicts({"one": (ZONES, {}), "two": ({**ZONES, **changed}, facts or {})})
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"mail_hostname": "mx2.example.org"},
-        {"mail_dkim_selector": "s2"},
-        {"mail_dkim_published_selectors": ["s2"]},
-        {"mail_dmarc_policy": "reject"},
-        {"mail_relay_spf": "include:spf.provider.example"},
-        {"facts": {"default_ipv4": {"address": "198.51.100.7"}}},
-        {"mail_domain": "example.net", "mail_hostname": "mail.example.net", "mail_additional_domains": ["Example.org"]},
-    ],
-)
-def test_one_zone_file_of_two_hosts(changed: dict[str, Any]) -> None:
-    assert conflicts(**changed) == [
-        "mail_dns_output_dir: one and two would write /tmp/dns/example.org.zone with different contents"
-    ]
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {},
-        {"mail_hostname": "mx2.example.org", "mail_dns_output_dir": "/tmp/dns2"},
-        {"mail_domain": "example.net", "mail_hostname": "mail.example.net"},
-        {"mail_hostname": "not a name"},
-        {"mail_hostname": ""},
-        {"facts": {"default_ipv4": {"address": "10.0.0.7"}, "default_ipv6": {}}},
-    ],
-)
-def test_zone_files_that_do_not_conflict(changed: dict[str, Any]) -> None:
-    """Those with a wrong value have a sentence about that."""
-    assert conflicts(**changed) == []
+def test_zone_files_of_a_host() -> None:
+    values = {
+        "mail_domain": "Example.org",
+        "mail_additional_domains": ["example.net"],
+        "mail_dns_output_dir": "/tmp/dns",
+    }
+    inside = ["/tmp/dns/example.org.zone", "/tmp/dns/example.net.zone"]
+    assert validation.zone_files({**values, "mail_hostname": "mail.example.org"}) == inside
+    outside = "/tmp/dns/vps7.provider.example.zone"
+    assert validation.zone_files({**values, "mail_hostname": "VPS7.provider.example"}) == [*inside, outside]
 
 
 def test_good_values_have_no_problems() -> None:
@@ -669,11 +629,6 @@ yaml_values = st.recursive(
 def test_any_value_gets_sentences_and_never_an_exception(values: dict[str, Any]) -> None:
     for sentence in problems({**GOOD, **values}):
         assert sentence.split(":")[0] in validation.CHECKS
-
-
-@given(st.dictionaries(st.sampled_from(sorted(ZONES)), yaml_values))
-def test_any_value_in_a_zone_raises_no_exception(values: dict[str, Any]) -> None:
-    conflicts(**values)
 
 
 def test_supported_releases() -> None:
