@@ -283,6 +283,7 @@ CHECKS: dict[str, Check] = {
         (
             "mail_firewall",
             "mail_install",
+            "mail_render_tables",
             "mail_validate",
             "dkimproxy_ed25519",
             "dovecot_full_text_search",
