@@ -41,7 +41,7 @@ def rendered(name: str) -> list[str]:
     template = jinja.from_string((ROLE / f"templates/etc/dkimproxy/{name}.j2").read_text())
     text = template.render(
         ansible_managed="Managed",
-        __dkimproxy_keys=KEYS,
+        __dkimproxy_signing_keys=KEYS,
         dkimproxy_listen="127.0.0.1:10027",
         dkimproxy_relay="127.0.0.1:10028",
     )
