@@ -21,6 +21,5 @@ class FilterModule:
             "first_address": address_book.first_address,
             "public_addresses": zone.public_addresses,
             "sieve_files": address_book.sieve_files,
-            "size_bytes": address_book.size_bytes,
             "zones": zone.zones,
         }
