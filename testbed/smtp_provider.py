@@ -14,8 +14,8 @@ from pathlib import Path
 
 
 def self_signed(directory: Path, name: str) -> Path:
-    """A PEM file with a key and a certificate for ``name`` and no other name."""
-    pem = directory / f"{name}.pem"
+    """A PEM file with a key and a certificate for ``name`` and no other name; beside it ``.key`` and ``.crt`` alone."""
+    pem, key, certificate = (directory / f"{name}.{end}" for end in ("pem", "key", "crt"))
     subprocess.run(
         [
             "openssl",
@@ -33,14 +33,14 @@ def self_signed(directory: Path, name: str) -> Path:
             "-addext",
             f"subjectAltName=DNS:{name}",
             "-keyout",
-            pem,
+            key,
             "-out",
-            f"{pem}.cert",
+            certificate,
         ],
         check=True,
         capture_output=True,
     )
-    pem.write_text(pem.read_text() + Path(f"{pem}.cert").read_text())
+    pem.write_text(key.read_text() + certificate.read_text())
     return pem
 
 

@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
 from typing import Any
 
-from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.selfhosted.mail.plugins.plugin_utils import validation
 from ansible_collections.selfhosted.mail.plugins.plugin_utils.unreadable import Reader
@@ -29,37 +26,11 @@ class ActionModule(ActionBase):
         typos, others = validation.unknown(variables)
         values, found = Reader(self._templar, variables).read(validation.CHECKS)
         if not found:
-            self._find_file(values, "dkimproxy_config_file")
             found = validation.problems(values, arguments["required"], variables.get("ansible_facts"))
         found += [f"{name}: is no variable of this collection; is {known} meant?" for name, known in typos.items()]
-        if "mail_domain" in arguments["required"]:
-            found += self._zone_conflicts(variables)
         result["changed"] = False
         result["warnings"] = [f"{name}: is no variable of this collection, and is not used" for name in others]
+        result["zone_files"] = validation.zone_files(values) if "mail_domain" in values and not found else []
         if found:
             result.update(failed=True, msg="\n".join(found))
         return result
-
-    def _find_file(self, values: dict[str, Any], name: str) -> None:
-        """Put the path of a file of the controller in the place of its name, where it is found."""
-        if isinstance(values.get(name), str) and values[name]:
-            with contextlib.suppress(AnsibleError):
-                values[name] = self._find_needle("files", values[name])
-
-    def _zone_conflicts(self, variables: Mapping[str, Any]) -> list[str]:
-        """The first host of the play looks at the values of all, each as the host's own task sees it."""
-        hosts = variables.get("ansible_play_hosts_all", [])
-        if variables["inventory_hostname"] not in hosts[:1]:
-            return []
-        manager, inventory = variables["hostvars"]._variable_manager, variables["hostvars"]._inventory
-        seen: dict[str, tuple[dict[str, Any], Mapping[str, Any]]] = {}
-        for name in hosts:
-            own = manager.get_vars(
-                play=self._task.get_play(), host=inventory.get_host(name), task=self._task, include_hostvars=False
-            )
-            values, unreadable = Reader(self._templar.copy_with_new_env(available_variables=own), own).read(
-                validation.ZONE_VARIABLES
-            )
-            if not unreadable:
-                seen[name] = values, own.get("ansible_facts", {})
-        return validation.zone_conflicts(seen)

@@ -16,12 +16,10 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
+            "dkim_keys": address_book.dkim_keys,
             "domain_names": address_book.domain_names,
             "first_address": address_book.first_address,
-            "further_keys": address_book.further_keys,
             "public_addresses": zone.public_addresses,
             "sieve_files": address_book.sieve_files,
-            "signing_keys": address_book.signing_keys,
-            "size_bytes": address_book.size_bytes,
             "zones": zone.zones,
         }

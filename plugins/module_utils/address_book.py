@@ -19,6 +19,7 @@ from ansible_collections.selfhosted.mail.plugins.module_utils import syntax
 
 SYSTEM_NAMES = ("abuse", "mailer-daemon", "postmaster", "root")  # RFC 2142 §3, §5 and what a Unix host writes to
 MAILBOX_USER = "vmail"
+KEYS = "/etc/dkimproxy/keys"
 SECOND_KEY = "-ed25519"  # behind the selector of a second key
 
 Account = Mapping[str, Any]
@@ -36,6 +37,12 @@ def accepted_domains(domains: Sequence[str], hostname: str) -> list[str]:
     return list(dict.fromkeys([*domains, hostname.lower()]))
 
 
+def with_host(domains: Iterable[str], hostname: str) -> list[str]:
+    """The domains and, where it lies outside of them all, the host's own name: each has a zone and a key."""
+    found = list(domains)
+    return found if any(syntax.is_under(hostname, domain) for domain in found) else [*found, hostname.lower()]
+
+
 def account_names(account: Account) -> list[str]:
     """An account's address and its aliases, in lower case."""
     return [address.lower() for address in [account["address"], *(account.get("aliases") or [])]]
@@ -47,7 +54,7 @@ def is_true(value: Any) -> bool:
 
 
 def is_enabled(account: Account) -> bool:
-    return is_true(account.get("enabled", True))
+    return account.get("enabled") is None or is_true(account["enabled"])
 
 
 def takes_mail(account: Account) -> bool:
@@ -98,60 +105,31 @@ def system_aliases(domains: Sequence[str], hostname: str, admin: str, taken: Ite
     return {name: [admin.lower()] for name in names if name not in held and name != admin.lower()}
 
 
-def signing_keys(
-    primary: str,
-    selector: str,
-    additional: Iterable[str | Mapping[str, str]],
-    hostname: str,
-    directory: str = "/etc/dkimproxy/keys",
-) -> list[dict[str, str]]:
-    """Domain, selector and path of the key, for each mail domain and for a host name outside of them all."""
-    selectors = _selectors(primary, selector, additional, hostname)
-    return [_key(domain, own, directory) for domain, (own, _) in selectors.items()]
-
-
-def further_keys(
+def dkim_keys(
     primary: str,
     selector: str,
     additional: Iterable[str | Mapping[str, Any]],
     hostname: str,
     published: Sequence[str] = (),
     ed25519: bool = False,
-    directory: str = "/etc/dkimproxy/keys",
-) -> dict[str, list[dict[str, str]]]:
-    """Keys that are made beside the signing ones, as from :func:`signing_keys`, by algorithm ``rsa`` and ``ed25519``.
+) -> list[dict[str, Any]]:
+    """Keys of each mail domain, and of a host name outside of them all, in the role dkimproxy's directory.
 
-    These are keys of the selectors that are only ``published`` and, with ``ed25519``, a second key for each selector.
+    A key has ``domain``, ``selector``, ``path``, ``algorithm`` and ``signs``: that of a selector that is only
+    ``published`` does not. It is an ``rsa`` one; with ``ed25519`` each selector has a second key.
     """
-    found: dict[str, list[dict[str, str]]] = {"rsa": [], "ed25519": []}
-    for domain, (own, others) in _selectors(primary, selector, additional, hostname, published).items():
-        only_published = [other for other in dict.fromkeys(map(str.lower, others)) if other != own.lower()]
-        found["rsa"] += [_key(domain, other, directory) for other in only_published]
-        if ed25519:
-            found["ed25519"] += [_key(domain, f"{name}{SECOND_KEY}", directory) for name in (own, *only_published)]
-    return found
-
-
-def _key(domain: str, selector: str, directory: str) -> dict[str, str]:
-    return {"domain": domain, "selector": selector.lower(), "path": f"{directory}/{domain}.{selector.lower()}.pem"}
-
-
-def _selectors(
-    primary: str,
-    selector: str,
-    additional: Iterable[str | Mapping[str, Any]],
-    hostname: str,
-    published: Sequence[str] = (),
-) -> dict[str, tuple[str, Sequence[str]]]:
-    """Each domain that can stand in From, its signing selector and those that are only published."""
-    selectors = {primary.lower(): (selector, published)}
-    for item in additional:
-        own = {"name": item} if isinstance(item, str) else item
-        others = own.get("dkim_published_selectors", published)
-        selectors[own["name"].lower()] = (own.get("dkim_selector", selector), others)
-    if not any(syntax.is_under(hostname, domain) for domain in selectors):
-        selectors[hostname.lower()] = (selector, published)
-    return selectors
+    additional = list(additional)
+    own = {item["name"].lower(): item for item in additional if not isinstance(item, str)}
+    ends = {"rsa": "", "ed25519": SECOND_KEY} if ed25519 else {"rsa": ""}
+    keys = []
+    for domain in with_host(domain_names(primary, additional), hostname):
+        signing = own.get(domain, {}).get("dkim_selector", selector).lower()
+        others = own.get(domain, {}).get("dkim_published_selectors", published)
+        for name in dict.fromkeys([signing, *map(str.lower, others)]):
+            for algorithm, end in ends.items():
+                key = {"domain": domain, "selector": name + end, "path": f"{KEYS}/{domain}.{name}{end}.pem"}
+                keys.append({**key, "algorithm": algorithm, "signs": name == signing})
+    return keys
 
 
 @dataclass

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import subprocess
 
+from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import user_id
+
 
 class CommandFailed(Exception):
     """A command ended with an error; ``str()`` is its output."""
@@ -25,3 +27,13 @@ def run(argv: list[str], *, stdin: str = "", umask: int = -1) -> str:
     if done.returncode:
         raise CommandFailed(done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}")
     return done.stdout
+
+
+def make_user(name: str, home: str = "/nonexistent") -> None:
+    """A system user without login, and a group of that name; a user who is there already stays.
+
+    :raises CommandFailed: when that fails.
+    """
+    if user_id(name) is None:
+        options = ["--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin"]
+        run(["useradd", *options, "--home-dir", home, name])

@@ -58,8 +58,3 @@ def is_under(name: str, domain: str) -> bool:
     """Whether ``name`` is ``domain`` or a sub-domain of it, without regard to case."""
     name, domain = name.lower(), domain.lower()
     return name == domain or name.endswith("." + domain)
-
-
-def is_printable(text: str) -> bool:
-    """Whether ``text`` has printable characters and spaces only."""
-    return text.isprintable()

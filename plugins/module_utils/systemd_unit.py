@@ -18,16 +18,9 @@ class Unit:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        wanted = "LoadState,ActiveState,UnitFileState,ActiveEnterTimestampMonotonic"
         try:
-            shown = run(
-                [
-                    "systemctl",
-                    "show",
-                    "--property",
-                    "LoadState,ActiveState,UnitFileState,ActiveEnterTimestampMonotonic",
-                    name,
-                ]
-            )
+            shown = run(["systemctl", "show", "--property", wanted, name])
         except CommandFailed:
             shown = ""
         self.properties = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)

@@ -108,9 +108,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.mail.plugins.module_utils import address_book
-from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed, run
+from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed, make_user, run
 from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import ManagedFile
-from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access, group_id, make_directory, user_id
+from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access, group_id, make_directory
 
 SEND_ONLY = ":nologin=yes"
 MAILBOXES = Access(address_book.MAILBOX_USER, address_book.MAILBOX_USER, "0700")
@@ -221,20 +221,7 @@ def end_sessions(logins: list[str]) -> None:
 
 def make_mailboxes(mail_dir: Path) -> None:
     """The user whom all mailboxes belong to, and their directory. :raises CommandFailed, OSError: when that fails."""
-    if user_id(MAILBOXES.owner) is None:
-        run(
-            [
-                "useradd",
-                "--system",
-                "--user-group",
-                "--no-create-home",
-                "--home-dir",
-                str(mail_dir),
-                "--shell",
-                "/usr/sbin/nologin",
-                MAILBOXES.owner,
-            ]
-        )
+    make_user(MAILBOXES.owner, str(mail_dir))
     make_directory(mail_dir, MAILBOXES)
 
 

@@ -30,8 +30,6 @@ options:
     default: []
     suboptions:
       name: {description: Login name., type: str, required: true}
-      home: {description: Home directory; it is not created., type: path, default: /nonexistent}
-      groups: {description: Further groups., type: list, elements: str, default: []}
   directories:
     description: Directories that exist before the files do.
     type: list
@@ -94,7 +92,8 @@ options:
     type: str
     default: "[]"
   purge:
-    description: Patterns of paths. Files that match and are not in O(files) are removed with the set.
+    description:
+      - Patterns of paths, C(**) for any folders. Files that match and are not in O(files) are removed with the set.
     type: list
     elements: path
     default: []
@@ -163,7 +162,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.mail.plugins.module_utils import safe_path
-from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed, run
+from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed, make_user, run
 from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import (
     FILE_OPTIONS,
     ON_CHANGE,
@@ -192,11 +191,7 @@ ARGV = {"type": "list", "elements": "str", "required": True}
 PATTERNS = {"type": "list", "elements": "path", "default": []}
 OPTIONS: dict[str, Any] = {
     "name": {"type": "str"},
-    "users": list_of(
-        name={"type": "str", "required": True},
-        home={"type": "path", "default": "/nonexistent"},
-        groups={"type": "list", "elements": "str", "default": []},
-    ),
+    "users": list_of(name={"type": "str", "required": True}),
     "directories": list_of(path=PATH, **access_options("0755")),
     "create": list_of(creates=PATH, argv=ARGV, on_change=ON_CHANGE, **access_options("0600")),
     "files": list_of(**FILE_OPTIONS),
@@ -212,22 +207,6 @@ def access_of(item: dict[str, Any]) -> Access:
     return Access(item["owner"], item["group"], item["mode"])
 
 
-def make_user(user: dict[str, Any]) -> None:
-    argv = [
-        "useradd",
-        "--system",
-        "--user-group",
-        "--no-create-home",
-        "--home-dir",
-        user["home"],
-        "--shell",
-        "/usr/sbin/nologin",
-    ]
-    if user["groups"]:
-        argv += ["--groups", ",".join(user["groups"])]
-    run([*argv, user["name"]])
-
-
 def create(item: dict[str, Any]) -> None:
     """Run the command into a name beside the target, so that a killed run leaves no half key."""
     target, beside = Path(item["creates"]), Path(item["creates"] + ".new")
@@ -241,7 +220,12 @@ def create(item: dict[str, Any]) -> None:
 
 
 def matching(patterns: list[str]) -> list[Path]:
-    return [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) if Path(name).is_file()]
+    return [
+        Path(name)
+        for pattern in patterns
+        for name in sorted(glob.glob(pattern, recursive=True))
+        if Path(name).is_file()
+    ]
 
 
 def main() -> None:
@@ -275,7 +259,7 @@ def main() -> None:
     if not module.check_mode:
         try:
             for user in users:
-                make_user(user)
+                make_user(user["name"])
             for item in directories:
                 safe_path.make_directory(Path(item["path"]), access_of(item))
             for item in missing:

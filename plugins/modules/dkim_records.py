@@ -15,14 +15,12 @@ description:
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   keys:
-    description: The keys. One that is not there is left out, as in check mode on a fresh host.
+    description:
+      - The keys, mappings with C(domain), C(selector) and C(path), as P(selfhosted.mail.dkim_keys#filter) gives them.
+        One that is not there is left out, as in check mode on a fresh host.
     type: list
     elements: dict
     required: true
-    suboptions:
-      domain: {description: Signing domain., type: str, required: true}
-      selector: {description: Its selector., type: str, required: true}
-      path: {description: PEM file of the private key., type: path, required: true}
   directory:
     description:
       - Where further keys of the same domains lie as C(<domain>.<selector>.pem), such as those that signed before. They
@@ -101,17 +99,7 @@ def printed(command: list[str]) -> list[dict[str, str]]:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "keys": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "no_log": False,
-                "options": {
-                    "domain": {"type": "str", "required": True},
-                    "selector": {"type": "str", "required": True},
-                    "path": {"type": "path", "required": True},
-                },
-            },
+            "keys": {"type": "list", "elements": "dict", "required": True, "no_log": False},
             "directory": {"type": "path"},
             "command": {"type": "list", "elements": "str", "default": []},
         },

@@ -40,16 +40,11 @@ EXAMPLES = r"""
     backports: [opensmtpd]
 """
 
-RETURN = r"""
-installed:
-  description: The packages that are installed after this, all of O(names) unless in check mode.
-  type: list
-  elements: str
-  returned: always
-"""
+RETURN = r"""# """
 
 import contextlib
 import os
+import platform
 import subprocess
 import time
 from collections.abc import Iterator
@@ -57,21 +52,21 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed, run
+from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import (
+    ManagedFile,
+    Previous,
+    rolled_back_on_failure,
+)
+from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access
 
 LISTS = Path("/var/lib/apt/lists")
-POLICY = Path("/usr/sbin/policy-rc.d")
+INDEX_AGE = 3600  # seconds
 SOURCES = Path("/etc/apt/sources.list.d/selfhosted-mail-backports.sources")
 PREFERENCES = Path("/etc/apt/preferences.d/selfhosted-mail-backports")
-POLICY_MARK = "# selfhosted.mail is installing packages"
-INDEX_AGE = 3600  # seconds
-
-
-def codename() -> str:
-    """Debian's codename of the release, from os-release(5)."""
-    for line in Path("/etc/os-release").read_text().splitlines():
-        if line.startswith("VERSION_CODENAME="):
-            return line.split("=", 1)[1].strip('"')
-    raise CommandFailed("/etc/os-release names no VERSION_CODENAME")
+POLICY = Path("/usr/sbin/policy-rc.d")
+# A daemon that another package replaces has to be stopped.
+POLICY_TEXT = "#!/bin/sh\n# selfhosted.mail is installing packages\ncase $2 in *stop) exit 0 ;; esac\nexit 101\n"
+OLD_CONFIGURATION = ("--force-confdef", "--force-confold")
 
 
 def installed_versions(names: list[str]) -> dict[str, str]:
@@ -88,15 +83,8 @@ def installed_versions(names: list[str]) -> dict[str, str]:
 
 def index_targets() -> list[list[str]]:
     """Address, suite, component and key of each package index that the host's sources name and apt has fetched."""
-    listed = run(
-        [
-            "apt-get",
-            "indextargets",
-            "--format",
-            "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SIGNED_BY)",
-            "Created-By: Packages",
-        ]
-    )
+    fields = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SIGNED_BY)"
+    listed = run(["apt-get", "indextargets", "--format", fields, "Created-By: Packages"])
     return [line.split("|") for line in listed.splitlines()]
 
 
@@ -119,14 +107,29 @@ def preferences(release: str, packages: list[str]) -> str:
     return f"Package: {' '.join(sorted(packages))}\nPin: release n={release}-backports\nPin-Priority: 700\n"
 
 
+def backports_files(packages: list[str], check_mode: bool) -> list[ManagedFile]:
+    """Apt's own files for the backports of the packages, those that are not as they should be.
+
+    :raises CommandFailed: as for :func:`backports_source`.
+    """
+    release = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    if not (targets := index_targets()) and not check_mode:
+        apt_get("update")
+        targets = index_targets()
+    # A fresh host in check mode has no index yet that could tell.
+    source = backports_source(release, targets) if targets else None
+    texts = {PREFERENCES: preferences(release, packages), **({SOURCES: source} if source else {})}
+    files = [ManagedFile(path, text.encode(), Access("root", "root", "0644")) for path, text in texts.items()]
+    return [file for file in files if file.differs()]
+
+
 @contextlib.contextmanager
 def daemons_not_started() -> Iterator[None]:
     """Debian's policy-rc.d, unless the host has its own, says no to starts while packages are set up."""
     if POLICY.exists():
         yield
         return
-    # A daemon that another package replaces has to be stopped.
-    POLICY.write_text(f"#!/bin/sh\n{POLICY_MARK}\ncase $2 in *stop) exit 0 ;; esac\nexit 101\n")
+    POLICY.write_text(POLICY_TEXT)
     POLICY.chmod(0o755)
     try:
         yield
@@ -136,13 +139,19 @@ def daemons_not_started() -> Iterator[None]:
 
 def forget_killed_run() -> None:
     """A run that was killed while apt worked leaves its policy-rc.d behind, and daemons would never start again."""
-    if POLICY.is_file() and POLICY_MARK in POLICY.read_text(errors="replace"):
+    if POLICY.is_file() and POLICY.read_text(errors="replace") == POLICY_TEXT:
         POLICY.unlink()
 
 
 def index_is_fresh() -> bool:
-    indexes = list(LISTS.glob("*_Packages*")) + list(LISTS.glob("*_InRelease"))
-    return bool(indexes) and LISTS.stat().st_mtime > time.time() - INDEX_AGE
+    return any(LISTS.glob("*_Packages*")) and LISTS.stat().st_mtime > time.time() - INDEX_AGE
+
+
+def apt_get(*arguments: str) -> None:
+    """:raises CommandFailed: with apt's words."""
+    os.environ["DEBIAN_FRONTEND"] = "noninteractive"
+    # On a VPS of some minutes the first unattended upgrade may hold the lock.
+    run(["apt-get", "--quiet=2", "-o", "DPkg::Lock::Timeout=600", *arguments])
 
 
 def main() -> None:
@@ -157,78 +166,26 @@ def main() -> None:
     backports = module.params["backports"]
     present = installed_versions(names)
     wanted = [name for name in names if name not in present or (name in backports and "~bpo" not in present[name])]
-    files: dict[Path, str] = {}
     try:
+        files = backports_files(backports, module.check_mode) if backports else []
+        diff = [file.diff() for file in files]
         if not module.check_mode:
             forget_killed_run()
-        if backports:
-            release = codename()
-            targets = index_targets()
-            if not targets and not module.check_mode:
-                apt_get("update")
-                targets = index_targets()
-            # A fresh host in check mode has no index yet that could tell.
-            source = backports_source(release, targets) if targets else None
-            if source:
-                files[SOURCES] = source
-            files[PREFERENCES] = preferences(release, backports)
-        files = {path: text for path, text in files.items() if not path.exists() or path.read_text() != text}
-        diff = [
-            {"before_header": str(path), "after_header": str(path), "before": "", "after": text}
-            for path, text in files.items()
-        ]
-        if wanted:
-            diff.append({"header": "packages to install", "prepared": "".join(f"+{name}\n" for name in wanted)})
-        if (wanted or files) and not module.check_mode:
-            with sources_in_place(files):
-                if files or not index_is_fresh():
+            if files or (wanted and not index_is_fresh()):
+                # A source that apt cannot use would stop every other use of apt.
+                with rolled_back_on_failure(files, "packages"):
                     apt_get("update")
-            install(wanted)
+                Previous("packages").forget()
+            if wanted:
+                with daemons_not_started():
+                    run(["dpkg", *OLD_CONFIGURATION, "--configure", "-a"])
+                    options = [word for option in OLD_CONFIGURATION for word in ("-o", f"Dpkg::Options::={option}")]
+                    apt_get("--yes", "--no-install-recommends", *options, "install", *wanted)
     except (CommandFailed, OSError) as error:
         module.fail_json(msg=f"packages {', '.join(wanted)}: {error}")
-    after = present if module.check_mode else installed_versions(names)
-    module.exit_json(changed=bool(wanted or files), installed=sorted(after), diff=diff)
-
-
-@contextlib.contextmanager
-def sources_in_place(files: dict[Path, str]) -> Iterator[None]:
-    """Apt's own files, taken back when apt cannot use them: a broken source would stop every other use of apt."""
-    before = {path: path.read_text() if path.exists() else None for path in files}
-    try:
-        for path, text in files.items():
-            path.write_text(text)
-            path.chmod(0o644)
-        yield
-    except BaseException:
-        for path, old in before.items():
-            if old is None:
-                path.unlink(missing_ok=True)
-            else:
-                path.write_text(old)
-        raise
-
-
-def apt_get(*arguments: str) -> None:
-    """:raises CommandFailed: with apt's words."""
-    os.environ["DEBIAN_FRONTEND"] = "noninteractive"
-    # On a VPS of some minutes the first unattended upgrade may hold the lock.
-    run(["apt-get", "--quiet=2", "-o", "DPkg::Lock::Timeout=600", *arguments])
-
-
-def install(names: list[str]) -> None:
-    if names:
-        with daemons_not_started():
-            run(["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"])
-            apt_get(
-                "--yes",
-                "--no-install-recommends",
-                "-o",
-                "Dpkg::Options::=--force-confdef",
-                "-o",
-                "Dpkg::Options::=--force-confold",
-                "install",
-                *names,
-            )
+    if wanted:
+        diff.append({"header": "packages to install", "prepared": "".join(f"+{name}\n" for name in wanted)})
+    module.exit_json(changed=bool(wanted or files), diff=diff)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ options:
   required:
     description:
       - Variables that must be set.
-      - With V(mail_domain) among them, the hosts of the play have to write different zone files, too.
     type: list
     elements: str
     default: []
@@ -43,4 +42,9 @@ msg:
   type: str
   returned: on failure
   sample: "mail_relay_tls: must be one of starttls, smtps, not 'none'"
+zone_files:
+  description: Paths on the controller that the zone files of the host are written to.
+  type: list
+  elements: str
+  returned: always
 """

@@ -12,13 +12,13 @@ import collections
 import difflib
 import graphlib
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.selfhosted.mail.plugins.module_utils import address_book, syntax
-from ansible_collections.selfhosted.mail.plugins.plugin_utils import zone
 
 Check = Callable[[Any], Iterable[str]]
 Values = Mapping[str, Any]
@@ -118,7 +118,7 @@ def _is_printable(value: object, most: int) -> bool:
 def _config_file(value: Any) -> Iterator[str]:
     try:
         if value != "":
-            Path(value).read_text(encoding="utf-8")
+            Path(os.path.expanduser(value)).read_text(encoding="utf-8")
     except (OSError, TypeError, ValueError):
         yield f"must be a UTF-8 text file on the controller, not {_shown(value)}"
 
@@ -284,6 +284,7 @@ CHECKS: dict[str, Check] = {
         (
             "mail_firewall",
             "mail_install",
+            "mail_render_tables",
             "mail_validate",
             "dkimproxy_ed25519",
             "dkimproxy_received_auth",
@@ -334,18 +335,6 @@ EMBEDDED_ONLY = {
     "dkimproxy_config_file": "",
     "dkimproxy_legacy": "error",
 }
-ZONE_VARIABLES = (
-    "mail_domain",
-    "mail_hostname",
-    "mail_additional_domains",
-    "mail_dns_output_dir",
-    "mail_relay_spf",
-    "mail_dmarc_policy",
-    "mail_dmarc_rua",
-    "mail_dmarc_ruf",
-    "mail_dkim_selector",
-    "mail_dkim_published_selectors",
-)
 
 
 def unknown(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
@@ -370,11 +359,11 @@ def problems(values: Values, required: Sequence[str] = (), facts: Values | None 
     computed = {
         "mail_hostname": f"mail.{values.get('mail_domain')}",
         "mail_admin_address": address_book.first_address(values.get("mail_accounts")),
-        "mail_dmarc_rua": values.get("mail_admin_address"),
+        "mail_dmarc_rua": values.get("mail_admin_address", ""),
     }
     right = {}
     for name, value in values.items():
-        wrong = [f"{name}: {what}" for what in CHECKS[name](value)]
+        wrong = [f"{name}: {what}" for what in (_null(name) if value is None else CHECKS[name](value))]
         if name not in computed or value != computed[name]:
             found += wrong
         if not wrong:
@@ -387,6 +376,11 @@ def problems(values: Values, required: Sequence[str] = (), facts: Values | None 
     for check in (_server, _accounts, _domain_aliases, _forwarding, _signer):
         found += check(right)
     return list(dict.fromkeys(found))
+
+
+def _null(name: str) -> Iterator[str]:
+    instead = "a value" if list(CHECKS[name]("")) else '""'
+    yield f"is empty (null); write {instead} or remove the line"
 
 
 def _domains_of(given: Values) -> list[str]:
@@ -623,41 +617,8 @@ def _signer(given: Values) -> Iterator[str]:
         yield f"dkimproxy_upstream_url: must be an https or http address, not {_shown(url)}"
 
 
-def zone_conflicts(hosts: Mapping[str, tuple[Values, Values]]) -> list[str]:
-    """Sentences about zone files that two hosts would write with different contents.
-
-    :param hosts: name of a host to its :data:`ZONE_VARIABLES`, those that are set, and its facts. A host is left out
-        where one of them is missing or wrong.
-    """
-    found = []
-    writers: dict[Path, tuple[str, str]] = {}
-    for host, (values, facts) in hosts.items():
-        if not values.keys() >= set(ZONE_VARIABLES) or problems(values):
-            continue
-        domain, hostname, further, directory, spf, policy, rua, ruf, selector, published = (
-            values[name] for name in ZONE_VARIABLES
-        )
-        ours = address_book.signing_keys(domain, selector, further, hostname)
-        ours += address_book.further_keys(domain, selector, further, hostname, published)["rsa"]
-        keys: dict[str, dict[str, str]] = {key["domain"]: {} for key in ours}
-        for key in ours:
-            keys[key["domain"]][key["selector"]] = ""
-        addresses = [(facts.get(name) or {}).get("address") for name in ("default_ipv4", "default_ipv6")]
-        ipv4, ipv6 = (zone.public_addresses(filter(None, [address])) for address in addresses)
-        texts = zone.zones(
-            address_book.domain_names(domain, further),
-            hostname=hostname,
-            ipv4=ipv4,
-            ipv6=ipv6,
-            keys=keys,
-            spf=spf,
-            policy=policy,
-            rua=rua,
-            ruf=ruf,
-        )
-        for name, text in texts.items():
-            path = Path(directory) / f"{name}.zone"
-            other, before = writers.setdefault(path, (host, text))
-            if text != before:
-                found.append(f"mail_dns_output_dir: {other} and {host} would write {path} with different contents")
-    return found
+def zone_files(values: Values) -> list[str]:
+    """Paths of the zone files on the controller, one for each zone of a host whose values are right."""
+    domains = address_book.domain_names(values["mail_domain"], values["mail_additional_domains"])
+    zones = address_book.with_host(domains, values["mail_hostname"])
+    return [str(Path(values["mail_dns_output_dir"]) / f"{zone}.zone") for zone in zones]

@@ -7,9 +7,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 
-from ansible_collections.selfhosted.mail.plugins.module_utils import syntax
+from ansible_collections.selfhosted.mail.plugins.module_utils import address_book, syntax
 
 TTL = 3600  # seconds
+INSIDE = "10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.168.0.0/16 ::1/128 fc00::/7 fe80::/10"
 STRING_LENGTH = 255  # bytes of one <character-string>, RFC 1035 §3.3
 
 
@@ -72,27 +73,10 @@ def zone(
 
 
 def public_addresses(addresses: Iterable[str]) -> list[str]:
-    """Those of ``addresses`` that other hosts may reach: no loopback, link-local, RFC 1918 or RFC 4193 ones."""
-    inside = [
-        ipaddress.ip_network(net)
-        for net in (
-            "10.0.0.0/8",
-            "100.64.0.0/10",
-            "127.0.0.0/8",
-            "169.254.0.0/16",
-            "172.16.0.0/12",
-            "192.168.0.0/16",
-            "::1/128",
-            "fc00::/7",
-            "fe80::/10",
-        )
-    ]
+    """Those of ``addresses`` that other hosts may reach: no loopback, link-local, RFC 1918, 4193 or 6598 ones."""
+    inside = [ipaddress.ip_network(net) for net in INSIDE.split()]
     found = [ipaddress.ip_address(address) for address in addresses]
-    return [
-        str(address)
-        for address in found
-        if not any(address.version == net.version and address in net for net in inside)
-    ]
+    return [str(one) for one in found if not any(one.version == net.version and one in net for net in inside)]
 
 
 def zones(
@@ -111,8 +95,7 @@ def zones(
 
     :param keys: domain to selector to the text of its DKIM record.
     """
-    outside = [] if any(syntax.is_under(hostname, domain) for domain in domains) else [hostname]
-    every = [*domains, *outside]
+    every = address_book.with_host(domains, hostname)
     return {
         domain: zone(
             domain,

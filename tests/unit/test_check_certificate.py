@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+from testbed.smtp_provider import self_signed
+
 Pair = Callable[[str, str], str]
 
 
@@ -19,28 +21,13 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory with two pairs ``one`` and ``two``, and the key of ``one`` under a pass phrase."""
     directory = tmp_path_factory.mktemp("pem")
 
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
-
     for name in ("one", "two"):
-        openssl(
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=mail.example.org",
-            "-keyout",
-            f"{name}.key",
-            "-out",
-            f"{name}.pem",
-        )
-    openssl("pkey", "-in", "one.key", "-aes256", "-passout", "pass:phrase", "-out", "locked.key")
+        self_signed(directory, name)
+    subprocess.run(
+        ["openssl", "pkey", "-in", "one.key", "-aes256", "-passout", "pass:phrase", "-out", "locked.key"],
+        cwd=directory,
+        check=True,
+    )
     (directory / "empty.pem").touch()
     (directory / "folder").mkdir()
     return directory
@@ -54,14 +41,14 @@ def problem(load_program: Callable[[str], ModuleType], pem: Path) -> Pair:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the files belong to root")
 def test_a_pair(problem: Pair) -> None:
-    assert problem("one.pem", "one.key") == ""
+    assert problem("one.crt", "one.key") == ""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the files belong to root")
 def test_a_key_that_others_can_read(problem: Pair, pem: Path) -> None:
     (pem / "one.key").chmod(0o644)
     try:
-        assert problem("one.pem", "one.key").startswith("mail_tls_private_key_file: ")
+        assert problem("one.crt", "one.key").startswith("mail_tls_private_key_file: ")
     finally:
         (pem / "one.key").chmod(0o600)
 
@@ -71,15 +58,15 @@ def test_a_key_that_others_can_read(problem: Pair, pem: Path) -> None:
     [
         ("none.pem", "one.key", "mail_tls_certificate_file: there is no file"),
         ("folder", "one.key", "mail_tls_certificate_file: there is no file"),
-        ("one.pem", "none.key", "mail_tls_private_key_file: there is no file"),
+        ("one.crt", "none.key", "mail_tls_private_key_file: there is no file"),
         (
-            "one.pem",
+            "one.crt",
             "two.key",
-            "mail_tls_private_key_file: {pem}/two.key is not the key of the certificate {pem}/one.pem",
+            "mail_tls_private_key_file: {pem}/two.key is not the key of the certificate {pem}/one.crt",
         ),
-        ("one.pem", "locked.key", "mail_tls_private_key_file: {pem}/locked.key has a pass phrase"),
+        ("one.crt", "locked.key", "mail_tls_private_key_file: {pem}/locked.key has a pass phrase"),
         ("empty.pem", "one.key", "mail_tls_certificate_file, mail_tls_private_key_file: {pem}/empty.pem and"),
-        ("one.pem", "empty.pem", "mail_tls_certificate_file, mail_tls_private_key_file: {pem}/one.pem and"),
+        ("one.crt", "empty.pem", "mail_tls_certificate_file, mail_tls_private_key_file: {pem}/one.crt and"),
     ],
 )
 def test_no_pair(problem: Pair, pem: Path, certificate: str, key: str, said: str) -> None:

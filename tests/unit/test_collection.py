@@ -110,5 +110,27 @@ def test_every_filter_explains_itself(installed: Installed) -> None:
         assert f"FILTER selfhosted.mail.{name}" in shown
 
 
+@pytest.mark.parametrize(
+    ("tag", "roles"),
+    [
+        ("accounts", {"accounts", "dovecot", "opensmtpd"}),
+        ("certificate", {"dovecot", "opensmtpd"}),
+        ("dkimproxy", {"accounts", "dkimproxy"}),
+        ("dns", {"dkimproxy"}),
+        ("dovecot", {"accounts", "dovecot"}),
+        ("firewall", {"dkimproxy", "dovecot", "opensmtpd"}),
+        ("opensmtpd", {"accounts", "opensmtpd"}),
+        ("rspamd", {"rspamd"}),
+        ("smtp_relay", {"opensmtpd"}),
+    ],
+)
+def test_a_tag_runs_its_role_what_that_reads_and_what_reads_it(installed: Installed, tag: str, roles: set[str]) -> None:
+    """But for what a role depends on, which Ansible lists whether or not it would run."""
+    site = installed.run("ansible-playbook", "--list-tasks", "--tags", tag, "-i", "localhost,", "selfhosted.mail.site")
+    second = site.partition("play #2")[2]
+    ran = re.findall(r"^ +(?:selfhosted\.mail\.)?(\w+) : (?!Validating)", second, re.MULTILINE)
+    assert set(ran) & {"accounts", "dkimproxy", "dovecot", "opensmtpd", "rspamd"} == roles
+
+
 def test_the_site_playbook_is_found_by_its_name(installed: Installed) -> None:
     installed.run("ansible-playbook", "--syntax-check", "-i", "localhost,", "selfhosted.mail.site")

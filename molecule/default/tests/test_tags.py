@@ -10,14 +10,14 @@ from testbed.playbook import run_site
 
 # The role of a tag, and what runs before it or has to read its files. What several roles depend on runs with the tags
 # of the first of them alone, Dovecot's.
-HUB = {"accounts", "opensmtpd", "smtp_relay"}
+HUB = {"opensmtpd", "smtp_relay"}
 RUNS = {
-    "accounts": HUB,
+    "accounts": {"accounts", "dovecot", "firewall", *HUB},
     "certificate": {"dovecot", "firewall", *HUB},
-    "dkimproxy": {"dkimproxy"},
+    "dkimproxy": {"accounts", "dkimproxy"},
     "dovecot": {"accounts", "dovecot", "firewall"},
     "firewall": {"dkimproxy", "dovecot", "firewall", *HUB},
-    "opensmtpd": HUB,
+    "opensmtpd": {"accounts", *HUB},
     "rspamd": {"rspamd"},
     "smtp_relay": HUB,
 }

@@ -162,38 +162,41 @@ def test_table_texts_can_be_read_back(accounts: list[dict[str, Any]], aliases: d
 def test_keys_that_sign_and_those_beside_them() -> None:
     own = {"name": "example.com", "dkim_selector": "S1", "dkim_published_selectors": ["s0", "s1"]}
     given = ("Example.org", "mail", ["Example.net", own], "mail.elsewhere.test")
-    signing = address_book.signing_keys(*given)
-    assert [(key["domain"], key["selector"], key["path"]) for key in signing] == [
-        ("example.org", "mail", "/etc/dkimproxy/keys/example.org.mail.pem"),
-        ("example.net", "mail", "/etc/dkimproxy/keys/example.net.mail.pem"),
-        ("example.com", "s1", "/etc/dkimproxy/keys/example.com.s1.pem"),
-        ("mail.elsewhere.test", "mail", "/etc/dkimproxy/keys/mail.elsewhere.test.mail.pem"),
+
+    def names(signs: bool, algorithm: str = "rsa", **more: Any) -> list[tuple[str, str]]:
+        keys = address_book.dkim_keys(*given, **more)
+        return [(k["domain"], k["selector"]) for k in keys if k["signs"] is signs and k["algorithm"] == algorithm]
+
+    [first, *_] = address_book.dkim_keys(*given)
+    assert first == {
+        "domain": "example.org",
+        "selector": "mail",
+        "path": "/etc/dkimproxy/keys/example.org.mail.pem",
+        "algorithm": "rsa",
+        "signs": True,
+    }
+    signing = [
+        ("example.org", "mail"),
+        ("example.net", "mail"),
+        ("example.com", "s1"),
+        ("mail.elsewhere.test", "mail"),
     ]
-    assert address_book.further_keys(*given) == {
-        "rsa": [{"domain": "example.com", "selector": "s0", "path": "/etc/dkimproxy/keys/example.com.s0.pem"}],
-        "ed25519": [],
-    }
-    both = address_book.further_keys(*given, published=["next", "Mail"], ed25519=True)
-    names_of = {kind: [(key["domain"], key["selector"]) for key in keys] for kind, keys in both.items()}
-    assert names_of == {
-        "rsa": [
-            ("example.org", "next"),
-            ("example.net", "next"),
-            ("example.com", "s0"),
-            ("mail.elsewhere.test", "next"),
-        ],
-        "ed25519": [
-            ("example.org", "mail-ed25519"),
-            ("example.org", "next-ed25519"),
-            ("example.net", "mail-ed25519"),
-            ("example.net", "next-ed25519"),
-            ("example.com", "s1-ed25519"),
-            ("example.com", "s0-ed25519"),
-            ("mail.elsewhere.test", "mail-ed25519"),
-            ("mail.elsewhere.test", "next-ed25519"),
-        ],
-    }
-    assert both["ed25519"][0]["path"] == "/etc/dkimproxy/keys/example.org.mail-ed25519.pem"
+    assert names(True) == signing
+    assert names(False) == [("example.com", "s0")]
+    assert names(True, "ed25519") == names(False, "ed25519") == []
+    both = {"published": ["next", "Mail"], "ed25519": True}
+    published = [
+        ("example.org", "next"),
+        ("example.net", "next"),
+        ("example.com", "s0"),
+        ("mail.elsewhere.test", "next"),
+    ]
+    assert (names(True, **both), names(False, **both)) == (signing, published)
+    for signs, others in ((True, signing), (False, published)):
+        second = [(domain, f"{selector}-ed25519") for domain, selector in others]
+        assert names(signs, "ed25519", **both) == second
+    [_rsa, key, *_] = address_book.dkim_keys(*given, **both)
+    assert key["path"] == "/etc/dkimproxy/keys/example.org.mail-ed25519.pem"
 
 
 def test_sieve_scripts_become_files() -> None:

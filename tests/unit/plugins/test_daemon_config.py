@@ -211,16 +211,18 @@ def test_files_that_match_and_are_none_of_the_set_are_removed(config: Callable[.
         (etc / name).write_text("keep;\n")
     wanted: dict[str, Any] = {
         "files": [{"dest": str(etc / "alice.sieve"), "content": "stop;\n"}],
-        "purge": [str(etc / "*.sieve")],
+        "purge": [str(etc / "**/*.sieve")],
     }
+    (etc / "deep" / "er").mkdir(parents=True)
+    (etc / "deep" / "er" / "carol.sieve").touch()
     assert config(check=True, **wanted)["changed"]
     assert (etc / "bob.sieve").exists()
     failed = config(**wanted, validate=[["false"]])
     assert failed["failed"]
     assert (etc / "bob.sieve").read_text() == "keep;\n"
     result = config(**wanted)
-    assert result["changed_paths"] == [str(etc / "alice.sieve"), str(etc / "bob.sieve")]
-    assert sorted(path.name for path in etc.iterdir()) == ["alice.sieve", "notes"]
+    assert result["changed_paths"] == [str(etc / name) for name in ("alice.sieve", "bob.sieve", "deep/er/carol.sieve")]
+    assert sorted(path.name for path in etc.rglob("*") if path.is_file()) == ["alice.sieve", "notes"]
     assert not config(**wanted)["changed"]
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 PLAYBOOK = Path(os.environ.get("ANSIBLE_PLAYBOOK", Path(sys.executable).parent / "ansible-playbook"))
 WORD = "s3Cr"
@@ -94,7 +95,7 @@ class Folder:
             "ANSIBLE_HOME": str(self.path / "home"),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_VAULT_PASSWORD_FILE": str(self.path / "key"),
-            "PWD": str(self.path),
+            "PWD": "/nowhere",
         }
         command = [
             PLAYBOOK,
@@ -247,36 +248,56 @@ def test_nothing_is_checked_where_a_play_says_so(folder: Folder) -> None:
 
 
 def test_the_role_as_somebody_includes_it(folder: Folder) -> None:
-    """Its defaults and demands are the same, and a file of the playbook is found."""
+    """Its defaults and demands are the same."""
     include = [{"hosts": "mail", "gather_facts": False, "tasks": [
         {"ansible.builtin.include_role": {"name": "selfhosted.mail.mail", "public": True},
          "vars": {"mail_required": ["mail_domain"]}},
         {"ansible.builtin.debug": {"msg": "{{ mail_hostname }} {{ mail_admin_address }} {{ mail_dmarc_rua }} "
                                           "{{ mail_relay_tls }} {{ mail_forward_via }} {{ mail_dns_output_dir }}"}},
     ]}]  # fmt: skip
-    (folder.path / "files").mkdir()
-    (folder.path / "files" / "own.conf").write_text("listen 127.0.0.1:10027\n")
-    done = folder.run({"host": {**GOOD, "mail_relay_port": 465, "dkimproxy_config_file": "own.conf"}}, play=include)
+    done = folder.run({"host": {**GOOD, "mail_relay_port": 465}}, play=include)
     assert done.returncode == 0, done.stdout[-3000:]
     assert f"mail.one.test alice@one.test alice@one.test smtps direct {folder.path}/dns" in done.stdout
-    missing = messages(folder.failed({"host": {"dkimproxy_config_file": "other.conf"}}, play=include))["host"]
-    assert missing.splitlines() == [
-        "mail_domain: is required",
-        "dkimproxy_config_file: must be a UTF-8 text file on the controller, not 'other.conf'",
-    ]
+    assert messages(folder.failed({"host": {}}, play=include)) == {"host": "mail_domain: is required"}
+
+
+def test_a_file_of_the_controller_is_found_from_the_current_directory(folder: Folder, tmp_path: Path) -> None:
+    """By the check and by the role, wherever the playbook is and whatever PWD says."""
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "files").mkdir(parents=True)
+    for file in (folder.path / "own.conf", elsewhere / "files" / "other.conf"):
+        file.write_text("listen 127.0.0.1:10027\n")
+    show = {"ansible.builtin.debug": {"msg": "{{ __dkimproxy_config_path }} {{ __dkimproxy_upstream_file }}"}}
+    files = [str(folder.checkout / f"roles/{role}/vars/main.yml") for role in ("dkimproxy", "dkimproxy_upstream")]
+    (elsewhere / "play.json").write_text(json.dumps([{**ROLE[0], "tasks": [show], "vars_files": files}]))
+    host = {**GOOD, "dkimproxy_config_file": "own.conf", "dkimproxy_upstream_archive": "release.tar.gz"}
+    done = folder.run({"host": host}, play=elsewhere / "play.json")
+    assert f"{folder.path}/own.conf {folder.path}/release.tar.gz" in done.stdout, done.stdout[-3000:]
+    output = folder.failed({"host": {"dkimproxy_config_file": "other.conf"}}, play=elsewhere / "play.json")
+    said = "dkimproxy_config_file: must be a UTF-8 text file on the controller, not 'other.conf'"
+    assert messages(output) == {"host": said}
 
 
 def test_two_hosts_that_would_write_the_same_zone_file(folder: Folder) -> None:
-    """Each host is seen with its own defaults and with what the play says."""
-    demands = {**GOOD, "mail_required": ["mail_domain", "mail_accounts"]}
-    hosts = {"one": demands, "two": {**demands, "mail_hostname": "mx.one.test"}}
-    assert messages(folder.failed(hosts)) == {
-        "one": f"mail_dns_output_dir: one and two would write {folder.path}/dns/one.test.zone with different contents"
+    """They are compared in the first play of the site playbook. Each host is seen with what the play says."""
+    site = yaml.safe_load((folder.checkout / "playbooks/site.yml").read_text())[:1]
+
+    def host(domain: str, **more: object) -> dict[str, object]:
+        return {"mail_domain": domain, "mail_accounts": [{**ALICE, "address": f"alice@{domain}"}], **more}
+
+    hosts = {
+        "one": host("one.test"),
+        "two": host("One.test", mail_hostname="mx.one.test", mail_additional_domains=["mail.two.test"]),
+        "three": host("three.test", mail_hostname="mail.two.test"),
     }
-    apart = [{**ROLE[0], "vars": {"mail_dns_output_dir": "{{ inventory_dir }}/dns/{{ inventory_hostname }}"}}]
-    for fine, play in ((hosts, apart), ({"one": demands, "two": demands}, ROLE)):
-        done = folder.run(fine, play=play)
-        assert done.returncode == 0, done.stdout[-3000:]
+    [said] = set(messages(folder.failed(hosts, play=site)).values())
+    assert said.splitlines() == [
+        f"mail_dns_output_dir: two and three would write {folder.path}/dns/mail.two.test.zone",
+        f"mail_dns_output_dir: one and two would write {folder.path}/dns/one.test.zone",
+    ]
+    site[0]["vars"]["mail_dns_output_dir"] = "{{ inventory_dir }}/dns/{{ inventory_hostname }}"
+    done = folder.run(hosts, play=site)
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def test_one_wrong_host_stops_all(folder: Folder) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.selfhosted.mail.plugins.module_utils import address_book
 from ansible_collections.selfhosted.mail.plugins.plugin_utils import validation
 from ansible_collections.selfhosted.mail.plugins.plugin_utils.validation import problems
 from hypothesis import given
@@ -88,7 +89,6 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("mail_domain", {"mail_domain": 7}, "domain name such as"),
     ("mail_hostname", {"mail_hostname": "mail"}, "full host name"),
     ("mail_hostname", {"mail_hostname": "mail_1.example.org"}, "full host name"),
-    ("mail_hostname", {"mail_hostname": None}, "full host name"),
     ("mail_hostname", {"mail_hostname": "example.org"}, "must not be a mail domain"),
     ("mail_hostname", {"mail_hostname": "Example.NET"}, "must not be a mail domain"),
     ("mail_hostname", {"mail_hostname": "example.com"}, "must not be a mail domain"),
@@ -136,17 +136,14 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("mail_relay_max_connections", {"mail_relay_max_connections": 0}, "must be a whole number from 1 to 100"),
     ("mail_relay_max_connections", {"mail_relay_max_connections": 101}, "must be a whole number from 1 to 100"),
     ("mail_relay_max_connections", {"mail_relay_max_connections": "many"}, "must be a whole number from 1 to 100"),
-    ("mail_relay_max_connections", {"mail_relay_max_connections": None}, "must be a whole number from 1 to 100"),
     ("mail_relay_port", {"mail_relay_port": 65536}, "must be a whole number from 1 to 65535"),
     ("mail_relay_port", {"mail_relay_port": "smtp"}, "must be a whole number from 1 to 65535"),
     ("mail_relay_port", {"mail_relay_port": -587}, "must be a whole number from 1 to 65535"),
-    ("mail_relay_port", {"mail_relay_port": None}, "must be a whole number from 1 to 65535"),
     ("mail_relay_tls", {"mail_relay_tls": "none"}, "must be one of starttls, smtps, not 'none'"),
     ("mail_relay_username", {"mail_relay_username": ""}, "is required where mail_relay_host is set"),
     ("mail_relay_username", {"mail_relay_username": "a:b"}, "colon"),
     ("mail_relay_username", {"mail_relay_username": 4711}, "a text in quotes"),
     ("mail_relay_password", {"mail_relay_password": ""}, "is required where mail_relay_host is set"),
-    ("mail_relay_password", {"mail_relay_password": None}, "a text in quotes"),
     ("mail_relay_password", {"mail_relay_password": f"{SECRET}\n"}, "printable"),
     ("mail_relay_password", {"mail_relay_password": f"{SECRET} "}, "without a space at the end"),
     ("mail_relay_password", {"mail_relay_password": 123456}, "a text in quotes"),
@@ -234,7 +231,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("mail_tls_mode", {"mail_tls_mode": "letsencrypt"}, "must be one of selfsigned, files"),
     ("mail_tls_certificate_file", {**FILES, "mail_tls_certificate_file": ""}, "an absolute path"),
     ("mail_tls_certificate_file", {**FILES, "mail_tls_certificate_file": "mail.pem"}, "an absolute path"),
-    ("mail_tls_private_key_file", {**FILES, "mail_tls_private_key_file": None}, "an absolute path"),
+    ("mail_tls_private_key_file", {**FILES, "mail_tls_private_key_file": None}, "is empty (null)"),
     ("mail_tls_private_key_file", {**FILES, "mail_tls_private_key_file": '/etc/ssl/my "key"'}, "without spaces,"),
     (
         "mail_tls_private_key_file",
@@ -301,7 +298,7 @@ ROLES: list[tuple[str, Any, str]] = [
     *(
         (name, value, "must be a number above 0")
         for name in ("rspamd_greylist_score", "rspamd_add_header_score", "rspamd_reject_score")
-        for value in (0, -1, "much", None)
+        for value in (0, -1, "much")
     ),
     ("rspamd_rate_limits", [], "must be a mapping"),
     ("rspamd_rate_limits", {"everyone": {"burst": 5, "rate": "1 / 1m"}}, "must be one of to, to_ip"),
@@ -451,7 +448,6 @@ def test_what_upstream_can_do() -> None:
         ("dkimproxy_upstream_url", "", "must be an https or http address"),
         ("dkimproxy_upstream_url", "ftp://files.example/release.tar.gz", "must be an https or http address"),
         ("dkimproxy_upstream_url", "release.tar.gz", "must be an https or http address"),
-        ("dkimproxy_upstream_url", None, "must be a text"),
         ("dkimproxy_upstream_archive", 5, "must be a text"),
         ("dkimproxy_ed25519", "yes", "is not supported by DKIMproxy 1.4.1"),
         ("dkimproxy_signature_lifetime", 600, "is not supported by DKIMproxy 1.4.1"),
@@ -485,6 +481,19 @@ def test_nothing_is_said_twice_of_what_is_computed_from_a_wrong_variable() -> No
     assert [sentence.split(":")[0] for sentence in found] == ["mail_domain"]
     found = problems({**accounts(address="alice"), "mail_admin_address": "alice", "mail_dmarc_rua": "alice"})
     assert [sentence.split(":")[0] for sentence in found] == ["mail_accounts"]
+
+
+@pytest.mark.parametrize("name", validation.CHECKS)
+def test_a_variable_with_nothing_behind_it(name: str) -> None:
+    """A template would render it as the word None."""
+    instead = "a value" if list(validation.CHECKS[name]("")) else '""'
+    assert problems({name: None}) == [f"{name}: is empty (null); write {instead} or remove the line"]
+
+
+def test_a_key_of_an_account_with_nothing_behind_it_is_not_set() -> None:
+    nothing = dict.fromkeys(validation.ACCOUNT_KEYS - {"address", "password_hash"})
+    assert problems({**GOOD, **accounts(**nothing), "mail_admin_address": ALICE["address"]}) == []
+    assert address_book.takes_mail({**ALICE, **nothing})
 
 
 def test_what_is_required_is_named() -> None:
@@ -548,56 +557,16 @@ def test_names_of_somebody_elses_variables_are_not_taken_for_typing_errors() -> 
     assert validation.unknown(names)[0] == {}
 
 
-ZONES: dict[str, Any] = {
-    "mail_domain": "example.org",
-    "mail_hostname": "mail.example.org",
-    "mail_additional_domains": [],
-    "mail_dns_output_dir": "/tmp/dns",
-    "mail_relay_spf": "",
-    "mail_dkim_selector": "mail",
-    "mail_dkim_published_selectors": [],
-    "mail_dmarc_policy": "none",
-    "mail_dmarc_rua": "a@example.org",
-    "mail_dmarc_ruf": "",
-}
-
-
-def conflicts(facts: dict[str, Any] | None = None, **changed: Any) -> list[str]:
-    return validation.zone_conflicts({"one": (ZONES, {}), "two": ({**ZONES, **changed}, facts or {})})
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"mail_hostname": "mx2.example.org"},
-        {"mail_dkim_selector": "s2"},
-        {"mail_dkim_published_selectors": ["s2"]},
-        {"mail_dmarc_policy": "reject"},
-        {"mail_relay_spf": "include:spf.provider.example"},
-        {"facts": {"default_ipv4": {"address": "198.51.100.7"}}},
-        {"mail_domain": "example.net", "mail_hostname": "mail.example.net", "mail_additional_domains": ["Example.org"]},
-    ],
-)
-def test_one_zone_file_of_two_hosts(changed: dict[str, Any]) -> None:
-    assert conflicts(**changed) == [
-        "mail_dns_output_dir: one and two would write /tmp/dns/example.org.zone with different contents"
-    ]
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {},
-        {"mail_hostname": "mx2.example.org", "mail_dns_output_dir": "/tmp/dns2"},
-        {"mail_domain": "example.net", "mail_hostname": "mail.example.net"},
-        {"mail_hostname": "not a name"},
-        {"mail_hostname": ""},
-        {"facts": {"default_ipv4": {"address": "10.0.0.7"}, "default_ipv6": {}}},
-    ],
-)
-def test_zone_files_that_do_not_conflict(changed: dict[str, Any]) -> None:
-    """Those with a wrong value have a sentence about that."""
-    assert conflicts(**changed) == []
+def test_zone_files_of_a_host() -> None:
+    values = {
+        "mail_domain": "Example.org",
+        "mail_additional_domains": ["example.net"],
+        "mail_dns_output_dir": "/tmp/dns",
+    }
+    inside = ["/tmp/dns/example.org.zone", "/tmp/dns/example.net.zone"]
+    assert validation.zone_files({**values, "mail_hostname": "mail.example.org"}) == inside
+    outside = "/tmp/dns/vps7.provider.example.zone"
+    assert validation.zone_files({**values, "mail_hostname": "VPS7.provider.example"}) == [*inside, outside]
 
 
 def test_good_values_have_no_problems() -> None:
@@ -664,11 +633,6 @@ yaml_values = st.recursive(
 def test_any_value_gets_sentences_and_never_an_exception(values: dict[str, Any]) -> None:
     for sentence in problems({**GOOD, **values}):
         assert sentence.split(":")[0] in validation.CHECKS
-
-
-@given(st.dictionaries(st.sampled_from(sorted(ZONES)), yaml_values))
-def test_any_value_in_a_zone_raises_no_exception(values: dict[str, Any]) -> None:
-    conflicts(**values)
 
 
 def test_supported_releases() -> None:

@@ -285,6 +285,13 @@ def test_no_plugin_reads_a_role() -> None:
         assert not re.search(r"""["'/]roles["'/]""", file.read_text()), file
 
 
+@other_roles
+def test_the_role_firewall_alone_has_daemons_wait_for_its_unit(role: Path) -> None:
+    """A run of one role with mail_firewall false removes the unit, and no daemon may wait for it then."""
+    waiting = [file for file in role.rglob("templates/**/*.j2") if "selfhosted-mail-nftables" in file.read_text()]
+    assert waiting == [] or role.name == "firewall"
+
+
 @every_role
 def test_a_files_place_in_the_role_is_its_place_on_the_host(role: Path) -> None:
     """Unless a task names it as ``src``."""
