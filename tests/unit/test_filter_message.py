@@ -196,6 +196,7 @@ def test_messages_of_a_session(said: Callable[..., list[str]]) -> None:
     # A new session begins anew, and one that has ended is forgotten.
     ended = f"report|{TOLD}|link-disconnect|s"
     assert results(said(connected(), *accepted(), ended, connected(), *mail("a@b"), messages=1))[-1] == "proceed"
+    assert results(said(connected(), ended, *mail("a@b")))[0].startswith("reject|")
 
 
 # The header
