@@ -237,8 +237,11 @@ def test_who_reads_passwords_cannot_write_them(server: Server) -> None:
 
 
 @both
-def test_smtpctl_has_no_group_of_its_own(server: Server) -> None:
-    assert server.run("stat", "-c", "%U %G %a", "/usr/sbin/smtpctl").split() == ["root", "root", "755"]
+def test_root_alone_runs_smtpctl(server: Server, mallory: None) -> None:
+    """Its group may write to OpenSMTPD's offline queue."""
+    assert server.run("stat", "-c", "%U %a", "/usr/sbin/smtpctl").split() == ["root", "2750"]
+    with pytest.raises(AssertionError, match="ermission denied"):
+        server.run("/usr/sbin/smtpctl", "show", "queue", user="mallory")
 
 
 ATOMS = [

@@ -34,13 +34,17 @@ def reader(field, value):
         ("Alice: Sales <a@x.org>", "Alice: Sales", "a@x.org"),
         ("=?iso-8859-1?Q?Doe,_Alice;_B=FCro?= <a@x.org>", "Doe, Alice; Büro", "a@x.org"),
         ("[=?utf-8?b?QsO8cm8=?=] A <a@x.org>", "[Büro] A", "a@x.org"),
-        ('A "B" \\[C] <a@x.org>', "A B [C]", "a@x.org"),
+        (r'A "B" \[C] <a@x.org>', "A B [C]", "a@x.org"),
         ("Müller, Ä <a@x.org>", "Müller, Ä", "a@x.org"),
+        # Proper, and OpenSMTPD 7.4 would take the comma for the end of a mailbox.
+        (r'"J \"D, E\" F" <a@x.org>', 'J "D, E" F', "a@x.org"),
+        (r'"a \\ b" <a@x.org>', "a \\ b", "a@x.org"),
     ],
 )
 def test_from_has_one_author(written, name, address):
     value = repaired(b"From", b" " + written.encode())
     assert len(parse_mailboxes(value)) == 1
+    assert b"\\" not in value
     assert reader(b"From", value) == [(name, address)]
 
 

@@ -52,11 +52,13 @@ def addresses_in(text: str) -> Iterator[tuple[str, str]]:
 
 
 def written(name: str, address: str) -> bytes:
-    """A mailbox (RFC 5322 §3.4) with this display name: quoted, or in encoded words where it is not ASCII."""
+    """A mailbox (RFC 5322 §3.4) with this display name: quoted, or in encoded words where it is not plain ASCII.
+
+    A quote or backslash is encoded too: OpenSMTPD 7.4 takes a comma behind one for the end of the mailbox.
+    """
     name = " ".join(name.split())
     if not name:
         return f"<{address}>".encode()
-    if name.isascii():
-        quoted = re.sub(r'(["\\])', r"\\\1", name)
-        return f'"{quoted}" <{address}>'.encode()
+    if name.isascii() and not re.search(r'["\\]', name):
+        return f'"{name}" <{address}>'.encode()
     return f"{Header(name, 'utf-8').encode(linesep=CRLF)} <{address}>".encode()

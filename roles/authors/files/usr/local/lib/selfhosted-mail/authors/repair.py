@@ -23,11 +23,10 @@ def repaired(name: bytes, value: bytes) -> bytes:
     if field not in (b"from", b"to", b"cc"):
         return value
     try:
-        parse_mailboxes(value)
+        if parse_mailboxes(value) and b"\\" not in value:
+            return value
     except AddressError:
         pass
-    else:
-        return value
     try:
         text = unfold(value)
         text.encode()
@@ -64,17 +63,18 @@ def _members(text: str) -> list[str]:
 def _mailbox(text: str, names: re.Pattern[str]) -> bytes | None:
     """One mailbox written properly; None where it may be something else."""
     try:
-        if len(parse_mailboxes(text.encode())) == 1:
-            return text.strip().encode()
+        proper = len(parse_mailboxes(text.encode())) == 1
     except AddressError:
-        pass
+        proper = False
     match = _ANGLE.fullmatch(text)
-    if not match or not names.fullmatch(match["name"]):
+    if proper and not ("\\" in text and match):
+        return text.strip().encode()
+    if not match or not (proper or names.fullmatch(match["name"])):
         return None
     try:
         parse_address(match["address"])
     except AddressError:
         return None
-    name = re.sub(r'(?<!\\)"|\\(?=.)', "", decoded(match["name"]))
+    name = re.sub(r'\\(.)|"', r"\1", decoded(match["name"]))
     # A quoted name cannot be folded everywhere, and lines have 998 octets (RFC 5322 §2.1.1).
     return None if _CONTROL.search(name) or len(name) > 500 else written(name, match["address"])
