@@ -13,9 +13,8 @@ import pytest
 from servers import FRIEND, SERVERS, STRANGER, Login, Server, both, check_relayed, on_both
 
 from testbed import imap, smtp
-from testbed.containers import docker
 from testbed.playbook import run_site
-from testbed.signatures import author_domain
+from testbed.signatures import author_domain, fields
 
 pytestmark = pytest.mark.disruptive
 
@@ -190,7 +189,7 @@ def shelly() -> None:
         server.run("sh", "-c", "id shelly || useradd --no-create-home shelly")
 
 
-@pytest.mark.parametrize("arguments", ["", "-f alice@{domain}", "-f root@{host}", "-f <>", "-f shelly+x@{host}"])
+@pytest.mark.parametrize("arguments", ["", "-f <>", "-f shelly+x@{host}"])
 @both
 def test_shell_user_sends_under_the_own_name(server: Server, shelly: None, arguments: str) -> None:
     marker = str(uuid.uuid4())
@@ -200,7 +199,8 @@ def test_shell_user_sends_under_the_own_name(server: Server, shelly: None, argum
     assert author_domain(raw) == server.hostname
     [author] = re.findall(rb"(?m)^From: .*?([\w+]+)@", raw)
     assert author in (b"shelly", b"shelly+x")
-    assert re.search(rb"(?m)^Return-Path: <?shelly(\+x)?@", raw) or b"Return-Path" not in raw
+    [sender, *_more] = fields(raw, "Return-Path")
+    assert sender == "<>" if "<>" in words else re.fullmatch(rf"<shelly(\+x)?@{server.hostname}>", sender)
 
 
 @pytest.mark.parametrize("author", ["alice@{domain}", "root@{host}", "bob@{domain}", "ceo@bank.test"])
@@ -229,26 +229,18 @@ for path in ("/run/smtpd.sock", "/var/run/smtpd.sock", "/run/opensmtpd/smtpd.soc
             print("open", path)
         except PermissionError:
             print("closed")
-done = subprocess.run(["sendmail", "-f", "root", "root"], executable="/usr/sbin/smtpctl", input=b"Subject: x\n\nx\n")
-print("status", done.returncode)
+try:
+    subprocess.run(["sendmail", "-f", "root", "root"], executable="/usr/sbin/smtpctl", input=b"")
+    print("open smtpctl")
+except PermissionError:
+    print("closed")
 """
 
 
 @both
 def test_opensmtpds_own_socket_is_closed(server: Server, shelly: None) -> None:
-    """Also while it starts; smtpctl has the right to leave mail for later, which never gets in as somebody else's."""
-    assert server.python(DOORS, user="shelly").split() == ["closed"] * 3 + ["status", "75"]
-    marker = f"offline {uuid.uuid4()}"
-    words = ["exec", "--interactive", "--user", "shelly", server.container, "bash", "-c"]
-    script = '(exec -a sendmail /usr/sbin/smtpctl -f "$0" -t); test $? = 75'
-    text = f"To: bob@{server.domain}\nSubject: {marker}\n\nx\n"
-    docker(*words, script, f"root@{server.hostname}", data=text.encode())
-    server.run("systemctl", "restart", "opensmtpd")
-    server.run("sleep", "5")
-    server.settle()
-    bob = login(server, "bob")
-    assert not [raw for raw in imap.messages(server.ip, bob.address, bob.password) if marker.encode() in raw]
-    server.run("sh", "-c", "rm -f /var/spool/smtpd/offline/*")
+    """And smtpctl, whose group could leave mail in the offline queue."""
+    assert server.python(DOORS, user="shelly").split() == ["closed"] * 4
 
 
 def test_removed_while_logged_in(hashes: list[str]) -> None:

@@ -191,7 +191,12 @@ def test_certificate_files(tmp_path: Path) -> None:
         "text": ("/etc/hostname", key1),
     }
     hosts: dict[str, dict[str, object]] = {
-        name: {"mail_tls_mode": "files", "mail_tls_certificate_file": cert, "mail_tls_private_key_file": key}
+        name: {
+            "mail_tls_mode": "files",
+            "mail_tls_certificate_file": cert,
+            "mail_tls_private_key_file": key,
+            "mail_dns_output_dir": str(tmp_path / name),
+        }
         for name, (cert, key) in files.items()
     }
     before = server.state()

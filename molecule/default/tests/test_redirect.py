@@ -9,6 +9,7 @@ import pytest
 from servers import FRIEND, RELAY, SERVERS, STRANGER, Server, both, script
 
 from testbed import imap, provider, smtp
+from testbed.containers import wait_for
 from testbed.playbook import run_site
 from testbed.signatures import Peer, author, fields, signatures, verifies
 
@@ -65,7 +66,7 @@ def test_mail_of_our_own_keeps_its_signature(server: Server) -> None:
 
 @both
 def test_a_null_sender_stays_null(server: Server) -> None:
-    [kept] = provider.find(RELAY, received(server, f'redirect "{FRIEND}";\n', sender=""))
+    kept = provider.wait_kept(RELAY, received(server, f'redirect "{FRIEND}";\n', sender=""))
     assert (kept.sender, kept.recipients) == ("", (FRIEND,))
 
 
@@ -89,18 +90,18 @@ def test_to_an_address_that_nobody_has_it_stays(server: Server) -> None:
 @both
 def test_four_at_most(server: Server, count: int) -> None:
     identity = received(server, "".join(f'redirect "friend{number}@far.test";\n' for number in range(count)))
-    sent = provider.find(RELAY, identity)
     if count > 4:
-        assert sent == [] and len(copies(server, identity)) == 1
+        assert provider.find(RELAY, identity) == [] and len(copies(server, identity)) == 1
     else:
-        assert sorted(kept.recipients for kept in sent) == [(f"friend{number}@far.test",) for number in range(count)]
+        wanted = [(f"friend{number}@far.test",) for number in range(count)]
+        wait_for(lambda: sorted(kept.recipients for kept in provider.find(RELAY, identity)) == wanted, what=str(wanted))
         assert copies(server, identity) == []
 
 
 @both
 def test_a_copy_stays(server: Server) -> None:
     identity = received(server, f'require "copy";\nredirect :copy "{FRIEND}";\n')
-    assert len(provider.find(RELAY, identity)) == 1
+    provider.wait_kept(RELAY, identity)
     assert len(copies(server, identity)) == 1
 
 
@@ -110,8 +111,9 @@ def test_one_that_bounces_ends_after_one_round(server: Server) -> None:
     identity = received(server, 'require "copy";\nredirect :copy "nobody@far.test";\n')
     original, report = copies(server, identity)
     assert b"No such user here" in report and b"\nFrom: Mailer Daemon" in report
-    assert fields(original, "Return-Path") == [f"<{STRANGER}>"]
-    assert fields(report, "Return-Path") == ["<>"]
+    # OpenSMTPD's and Dovecot's.
+    assert set(fields(original, "Return-Path")) == {f"<{STRANGER}>"}
+    assert set(fields(report, "Return-Path")) == {"<>"}
     # The report has the identity too, and was redirected to nobody@ itself.
     identity = received(server, 'redirect "nobody@far.test";\n')
     assert copies(server, identity) == []
@@ -130,4 +132,4 @@ def test_where_forwarding_is_refused_it_stays() -> None:
     finally:
         run_site("--tags", "accounts,dovecot")
     for server in SERVERS:
-        assert len(provider.find(RELAY, received(server, f'redirect "{FRIEND}";\n'))) == 1
+        provider.wait_kept(RELAY, received(server, f'redirect "{FRIEND}";\n'))

@@ -10,11 +10,11 @@ from testbed.playbook import run_site
 
 # The role of a tag, and what runs before it or has to read its files. What several roles depend on runs with the tags
 # of the first of them alone, Dovecot's.
-HUB = {"opensmtpd", "smtp_relay"}
+HUB = {"authors", "opensmtpd", "smtp_relay"}
 RUNS = {
     "accounts": {"accounts", "dovecot", "firewall", *HUB},
     "certificate": {"dovecot", "firewall", *HUB},
-    "dkimproxy": {"accounts", "dkimproxy"},
+    "dkimproxy": {"accounts", "authors", "dkimproxy"},
     "dovecot": {"accounts", "dovecot", "firewall"},
     "firewall": {"dkimproxy", "dovecot", "firewall", *HUB},
     "opensmtpd": {"accounts", *HUB},

@@ -65,6 +65,14 @@ def test_the_login_does_not_leave(keys, next_hop, tmp_path, settings):
     assert TRACE % b"" in message
 
 
+def test_several_recipients(keys, next_hop, tmp_path, settings):
+    """OpenSMTPD names none of them then, and its words end right behind the login."""
+    message = ALICE.replace(b"\r\n\tfor <bob@example.net>", b"") + MESSAGE
+    with Proxy(keys, next_hop, tmp_path, settings) as proxy:
+        assert deliver(proxy.port, message, b"").startswith(b"250")
+    assert b"256:NO);\r\n" in next_hop.messages[0]
+
+
 def test_where_the_source_is_not_masked(keys, next_hop, tmp_path, settings):
     message = ALICE.replace(b"Received: \r\n", b"Received: from client (host.example.net [198.51.100.9])\r\n") + MESSAGE
     with Proxy(keys, next_hop, tmp_path, settings) as proxy:

@@ -110,7 +110,7 @@ class Message:
         None where nobody has logged in.
         """
         trace = rb"(Received:\s+(?:from [^\r\n]*\r\n\t)?by %b \(OpenSMTPD\) with ESMTPSA id [0-9a-f]{8} \([^()]*\))"
-        match = re.match(trace % re.escape(hostname.encode()) + rb" auth=yes user=(\S+)", b"".join(self.fields[:1]))
+        match = re.match(trace % re.escape(hostname.encode()) + rb" auth=yes user=([^\s;]+)", b"".join(self.fields[:1]))
         if not match:
             return None
         self.fields[0] = match[1] + self.fields[0][match.end() :]
