@@ -181,10 +181,11 @@ def test_who_is_the_systems_user(server: Server, mallory: None) -> None:
     for user in ("mallory", "nobody"):
         with pytest.raises(AssertionError, match=f"{user} may not send mail as {root}"):
             server.sendmail(message.format("x"), "-t", user=user)
-    dynamic = 'systemd-run --quiet --pipe --wait --collect -p DynamicUser=yes -p User=made-up sh -c \'printf "%b" "$0" | sendmail -t\' '
+    dynamic = "systemd-run --quiet --pipe --wait --collect -p DynamicUser=yes -p User=made-up"
+    program = f'{dynamic} sh -c \'printf "%b" "$0" | sendmail -t\''
     text = message.format("x").replace("\n", "\\n")
-    with pytest.raises(AssertionError, match="may not send mail as|has no name"):
-        server.run("sh", "-c", f"{dynamic} '{text}'")
+    with pytest.raises(AssertionError, match=r"may not send mail as|has no name"):
+        server.run("sh", "-c", f"{program} '{text}'")
 
 
 # Says to OpenSMTPD's port for users of the host what sendmail would not; prints the last answer.
