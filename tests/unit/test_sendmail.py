@@ -112,7 +112,7 @@ def test_header(sendmail: ModuleType, text: str, sent: str) -> None:
     [
         ("CronDaemon", '"CronDaemon"'),
         ("B. (x)", '"B. (x)"'),
-        ('a"b', '"a\\"b"'),
+        ('a"b', "=?utf-8?b?YSJi?="),
         ("Bü", "=?utf-8?q?B=C3=BC?="),
         ("\n", ""),
     ],
