@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import random
-import time
 import uuid
 from typing import Any
 
-import pytest
 from rspamd_host import REDIS, message, scan, wait_for
 
 from testbed import containers
@@ -96,22 +94,3 @@ def test_full_redis_forgets_greylisting_before_bayes(host: Any) -> None:
     host.check_output(f"{REDIS} --scan --pattern 'rgfull*' | xargs -n 500 {REDIS} unlink >/dev/null")
     host.check_output(f"{REDIS} bgrewriteaof")
     wait_for(host, f"{REDIS} info persistence | grep -q aof_rewrite_in_progress:0")
-
-
-@pytest.mark.parametrize("stopped", ["systemctl kill -s STOP rspamd", "pkill -STOP -f '^rspamd: normal'"])
-def test_hung_rspamd_is_replaced(host: Any, stopped: str) -> None:
-    host.check_output(stopped)
-    begun = time.monotonic()
-    probe = "import http.client as c; c.HTTPConnection('127.0.0.1', 11333, timeout=2).request('GET', '/ping')"
-    reply = f"{probe.replace('c.HTTP', 's = c.HTTP').replace('.request', '; s.request')}; s.getresponse()"
-    assert host.run("python3 -c %s", reply).rc != 0, "it answers"
-    wait_for(host, f'python3 -c "{reply}"', 60)
-    wait_for(host, "systemctl is-active rspamd", 60 - (time.monotonic() - begun))
-    assert scan(host, message())["action"] == "no action"
-    assert host.run("systemctl is-failed selfhosted-mail-watch.service").rc != 0
-
-
-def test_a_working_rspamd_is_left_alone(host: Any) -> None:
-    before = host.check_output("systemctl show -P MainPID rspamd")
-    host.check_output("systemctl start selfhosted-mail-watch.service")
-    assert host.check_output("systemctl show -P MainPID rspamd") == before

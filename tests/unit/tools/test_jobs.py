@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from importlib.machinery import SourceFileLoader
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -15,15 +13,8 @@ SCENARIO = "molecule-dkimproxy_upstream"
 
 
 @pytest.fixture(scope="module")
-def suite(checkout: Path) -> ModuleType:
-    loader = SourceFileLoader("tools_test", str(checkout / "tools/test"))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses looks it up.
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
-    return module
+def suite(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    return load_tool("test")
 
 
 def test_a_scenario_is_skipped_without_its_tarball(suite: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

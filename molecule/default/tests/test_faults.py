@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whatever dies, hangs or is full: soon both ports take mail, and all they took arrives, signed where it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import imaplib
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from faults import ENDS, FULL, HANGS, KILLED, UNITS, Fault, Kind, unknown_processes
+from servers import FRIEND, RELAY, STRANGER, Server, both, check_relayed
+
+from testbed import imap, provider, report, traffic
+from testbed.containers import PATIENCE, wait_for
+from testbed.signatures import check_signed, fields
+
+pytestmark = pytest.mark.disruptive
+
+SOON = float(os.environ.get("FAULTS_LIMIT", 75))  # seconds after which both ports take mail
+DRAIN = float(os.environ.get("FAULTS_DRAIN", PATIENCE))
+# The watch's.
+STATE, ALARM = "/run/selfhosted-mail-status/state.json", "selfhosted-mail alarm "
+TABLE = report.Table(
+    "faults",
+    "Faults",
+    ["fault", "release", "25, s", "465, s", "answered 250", "lost", "twice", "slowest, s", "alarms", "verdict"],
+)
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A copy of a message. `when`: seconds since the epoch; `kept`: where the relay provider has it."""
+
+    when: float
+    raw: bytes
+    kept: provider.Kept | None = None
+
+
+@dataclass
+class Course:
+    """A fault, with mail before it, while it is there, and until all of that has arrived."""
+
+    server: Server
+    name: str
+    fault: Fault
+    by_the_clock: bool
+    mark: str = field(default_factory=lambda: f"fault{uuid.uuid4().hex}")
+    problems: list[str] = field(default_factory=list)
+    again: list[float | None] = field(default_factory=list)
+    taken: int = 0
+    lost: int = 0
+    twice: int = 0
+    slowest: float = 0
+    alarms: int = 0
+
+    def __post_init__(self) -> None:
+        server, alice, bob = self.server, self.server.alice, self.server.bob.address
+        world, user = traffic.stranger, traffic.user
+        self.senders = {
+            25: traffic.Sender(lambda: world(server.ip), STRANGER, [bob, f"away@{server.domain}"], self.mark),
+            465: traffic.Sender(
+                lambda: user(server.ip, alice.address, alice.password), alice.address, [bob, FRIEND], self.mark
+            ),
+        }
+
+    def run(self) -> None:
+        """From the beginning to the end; fills in what it has found."""
+        with self.fault, self.senders[25], self.senders[465]:
+            wait_for(self.well, what="mail flows before the fault")
+            self.fault.begin()
+            begun = time.time()
+            self.expect(self.over, begun, patience=SOON + 1 if self.by_the_clock else PATIENCE)
+            seen_until = time.time()
+            for sender in self.senders.values():
+                sender.enough()
+            self.fault.relieve()
+            self.expect(self.all_taken, patience=DRAIN)
+            for port, sender in self.senders.items():
+                self.judge_port(port, sender, begun, seen_until)
+            self.expect(self.all_arrived, patience=DRAIN + self.fault.patience)
+            self.judge_messages(begun)
+            log = f"journalctl --output=cat --since=@{begun:.0f}"
+            self.alarms = int(self.server.sh(f"{log} | grep -c '^{ALARM}' || true"))
+
+    def expect(self, check: Callable[..., bool], *arguments: float, patience: float) -> None:
+        """Wait for it; what has not come about is judged later, with all the rest."""
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: check(*arguments), patience)
+
+    def well(self) -> bool:
+        """Whether both ports take what they are brought."""
+        return all(sender.well() for sender in self.senders.values())
+
+    def over(self, begun: float) -> bool:
+        """Whether it has been looked at for long enough."""
+        least = SOON if self.by_the_clock and self.fault.hides else 10
+        return time.time() >= begun + least and self.well()
+
+    def all_taken(self) -> bool:
+        """Whether all was answered 250."""
+        return not any(sender.waiting for sender in self.senders.values())
+
+    def arrivals(self) -> dict[str, list[Arrived]]:
+        """What has arrived so far, by Message-ID. Raises what IMAP raises."""
+        found: dict[str, list[Arrived]] = {}
+        bob = self.server.bob
+        copies = [Arrived(kept.time, kept.raw, kept) for kept in provider.find(RELAY, self.mark)]
+        copies += [Arrived(*one) for one in imap.find(self.server.ip, bob.address, bob.password, self.mark, timeout=30)]
+        for copy in copies:
+            found.setdefault(fields(copy.raw, "Message-ID")[0].strip("<>"), []).append(copy)
+        return found
+
+    def all_arrived(self) -> bool:
+        """Whether everything that was answered 250 is there."""
+        try:
+            there = self.arrivals()
+        except (OSError, imaplib.IMAP4.error):
+            return False
+        mails = [mail for sender in self.senders.values() for mail in sender.mails]
+        return all(mail.name in there for mail in mails if mail.taken)
+
+    def judge_port(self, port: int, sender: traffic.Sender, begun: float, seen_until: float) -> None:
+        """It took mail soon, and in the end all."""
+        again = sender.takes_again(begun, seen_until)
+        self.again.append(again)
+        if again is None or (self.by_the_clock and again > SOON):
+            self.problems.append(f"port {port} takes no mail after {seen_until - begun:.0f} s")
+        if waiting := sender.waiting:
+            last = Counter(mail.tries[-1].text[:70] for mail in waiting if mail.tries)
+            self.problems.append(f"{len(waiting)} not taken on port {port}: {dict(last)}")
+        refused = [one.text for one in sender.tries if one.code >= 500]
+        if refused:
+            self.problems.append(f"refused on port {port}: {refused}")
+
+    def judge_messages(self, begun: float) -> None:
+        """Each is there, as often as it may be, and signed where it is a user's."""
+        self.taken = sum(bool(mail.taken) for sender in self.senders.values() for mail in sender.mails)
+        try:
+            there = self.arrivals()
+        except (OSError, imaplib.IMAP4.error) as error:
+            self.problems.append(f"nobody gets at the mailboxes: {error!r}")
+            return
+        for port, sender in self.senders.items():
+            for mail in sender.mails:
+                copies = there.get(mail.name, [])
+                self.lost += bool(mail.taken and not copies)
+                self.twice += len(copies) > 1
+                if not copies:
+                    continue
+                first = min(copy.when for copy in copies)
+                self.slowest = max(self.slowest, first - max(mail.taken, begun))
+                # A hop inside the server that was broken off is one more answer that nobody has seen.
+                allowed = 1 + mail.unseen + (first > begun - 2)
+                if len(copies) > allowed:
+                    self.problems.append(f"{mail.name} came {len(copies)} times: {mail.tries}")
+                if port == 465:
+                    self.check_signatures(copies)
+        if self.lost:
+            self.problems.append(f"{self.lost} have not arrived")
+
+    def check_signatures(self, copies: list[Arrived]) -> None:
+        """What a user wrote is signed, in the mailbox and at the relay."""
+        for copy in copies:
+            if copy.kept:
+                check_relayed(self.server, copy.kept)
+            else:
+                check_signed(self.server, copy.raw)
+
+    def row(self) -> list[str]:
+        """For the table."""
+        again = [*self.again, None, None][:2]
+        release = self.server.sh(". /etc/os-release; echo $ID $VERSION_ID")
+        return [
+            self.name,
+            release,
+            *("" if value is None else f"{value:.0f}" for value in again),
+            *(str(count) for count in (self.taken, self.lost, self.twice)),
+            f"{self.slowest:.0f}",
+            str(self.alarms),
+            "; ".join(self.problems) or "passed",
+        ]
+
+
+def check_fault(server: Server, kind: Kind, by_the_clock: bool) -> None:
+    """It comes, and in the end all is well. With `by_the_clock` it has to be soon, and goes into the table."""
+    # It gives up on what it restarts again and again, and here each fault is the first.
+    server.sh(f"systemctl stop selfhosted-mail-watch.service; rm -f {STATE}")
+    before = server.sh(f"systemctl is-active {' '.join(UNITS)} || true")
+    course = Course(server, kind.name, kind.make(server), by_the_clock)
+    try:
+        course.run()
+    except BaseException as error:
+        course.problems.append(f"{type(error).__name__}: {error}"[:500])
+        raise
+    finally:
+        if by_the_clock:
+            TABLE.add(course.row())
+            report.progress(" | ".join(course.row()))
+        if course.problems:
+            repair(server)
+        clean(server, course.mark)
+    assert not course.problems
+    assert server.sh(f"systemctl is-active {' '.join(UNITS)} || true") == before
+
+
+def repair(server: Server) -> None:
+    """All daemons begin anew, whatever became of them, so that the next fault does not meet with this one."""
+    units = " ".join(UNITS)
+    server.sh(f"for unit in {units}; do systemctl kill --signal=KILL $unit || true; done; systemctl start {units}")
+
+
+def clean(server: Server, mark: str) -> None:
+    """The messages are gone again."""
+    server.sh(f"doveadm expunge -u {server.bob.address} mailbox '*' subject {mark}")
+
+
+EVERY = [*HANGS.values(), *KILLED.values(), *ENDS.values(), *FULL.values()]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", EVERY, ids=str)
+@both
+def test_fault(server: Server, kind: Kind) -> None:
+    check_fault(server, kind, by_the_clock=True)
+
+
+SAMPLE = [HANGS["OpenSMTPD's lookup"], KILLED["OpenSMTPD's queue"], ENDS["filter-rspamd"], FULL["queue"]]
+
+
+@pytest.mark.parametrize("kind", SAMPLE, ids=str)
+@both
+def test_one_of_each_kind(server: Server, kind: Kind) -> None:
+    check_fault(server, kind, by_the_clock=False)
+
+
+@both
+def test_each_process_is_in_the_matrix(server: Server) -> None:
+    unknown = []
+    with imap.session(server.ip, server.quinn.address, server.quinn.password):
+        unknown += unknown_processes(server)
+    server.submit([server.bob.address])
+    for _time in range(20):
+        unknown += unknown_processes(server)
+    assert not unknown

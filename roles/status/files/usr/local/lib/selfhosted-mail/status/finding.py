@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What was found, and how checks run side by side."""
+
+from __future__ import annotations
+
+import smtplib
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+WORST_FIRST = ("error", "warning", "unknown", "ok")
+# What Python's libraries raise when the other side goes away in the middle.
+CLOSED = (EOFError, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, smtplib.SMTPServerDisconnected)
+
+
+class Failed(Exception):
+    """A check has its answer, and it is not the right one. ``args``: what is wrong, in one line."""
+
+
+@dataclass
+class Finding:
+    """``fix`` is what one can paste; ``required``: whether mail stops where it is an error."""
+
+    check: str
+    subject: str
+    status: str
+    required: bool
+    text: str
+    fix: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def key(self) -> str:
+        """Of its alarm."""
+        return f"{self.check}/{self.subject}"
+
+    @property
+    def rank(self) -> tuple[int, bool]:
+        return WORST_FIRST.index(self.status), not self.required
+
+
+@dataclass
+class Check:
+    """``ask`` returns what is right in words, or findings of its own.
+
+    It raises Failed, OSError, ValueError, TimeoutError, and EOFError where the connection is closed before its end.
+
+    ``unit``: the service whose silence it would be.
+    """
+
+    name: str
+    subject: str
+    ask: Callable[[Talk], str | list[Finding]]
+    unit: str = ""
+    fix: str = ""
+    required: bool = True
+
+
+class Talk:
+    """A check under way, which says what it waits for. ``seconds``: how long it may take."""
+
+    def __init__(self, check: Check, seconds: float) -> None:
+        self.check, self.seconds = check, seconds
+        self.step = "a connection"
+
+    def waits_for(self, step: str) -> None:
+        self.step = step
+
+    def found(self, status: str, text: str) -> Finding:
+        check = self.check
+        fix = check.fix or (f"journalctl -u {check.unit} -n 50" if check.unit else "")
+        return Finding(check.name, check.subject, status, check.required, text, "" if status == "ok" else fix)
+
+    def command(self, *words: str) -> str:
+        """Standard output of a command, whatever its exit code. Raises TimeoutError."""
+        try:
+            done = subprocess.run(
+                words, capture_output=True, text=True, errors="replace", timeout=self.seconds, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+        return done.stdout
+
+
+@dataclass
+class Answer:
+    """``silent``: what it waited for in vain, else empty; ``closed``: whether the other side went away instead."""
+
+    check: Check
+    findings: list[Finding]
+    silent: str = ""
+    closed: bool = False
+
+
+def answered(talk: Talk) -> Answer:
+    try:
+        found = talk.check.ask(talk)
+    except TimeoutError:
+        return unanswered(talk)
+    except Failed as error:
+        return Answer(talk.check, [talk.found("error", str(error))])
+    except CLOSED:
+        return Answer(talk.check, [talk.found("error", f"{talk.step}: the connection was closed")], closed=True)
+    except (OSError, ValueError) as error:
+        return Answer(talk.check, [talk.found("error", f"{talk.step}: {error or type(error).__name__}")])
+    return Answer(talk.check, [talk.found("ok", found)] if isinstance(found, str) else found)
+
+
+def unanswered(talk: Talk) -> Answer:
+    return Answer(
+        talk.check, [talk.found("unknown", f"no answer to {talk.step} within {talk.seconds:.0f} s")], talk.step
+    )
+
+
+def run(checks: Iterable[Check], seconds: float) -> list[Answer]:
+    """All checks at the same time; none takes longer than ``seconds``."""
+    answers: dict[Talk, Answer] = {}
+    talks = [Talk(check, seconds) for check in checks]
+    # What hangs must not hold the program back.
+    threads = [
+        threading.Thread(target=lambda talk=talk: answers.update({talk: answered(talk)}), daemon=True) for talk in talks
+    ]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0, until - time.monotonic()))
+    return [answers.get(talk) or unanswered(talk) for talk in talks]

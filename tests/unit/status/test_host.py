@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Certificate, space and units."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from status import host
+from status.finding import Check, Failed, Finding, Talk
+
+DAY = 86400
+
+
+def talk(said: str | None = None) -> Talk:
+    made = Talk(Check("certificate", "file", lambda _talk: ""), 30)
+    if said is not None:
+        made.command = lambda *words: said  # type: ignore[method-assign]
+    return made
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good for 90 days from now, with another one behind it."""
+    folder = tmp_path_factory.mktemp("certificate")
+    for name in ("own", "other"):
+        words = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "90",
+        ]
+        files = ["-keyout", str(folder / "key"), "-out", str(folder / name), "-subj", f"/CN={name}"]
+        subprocess.run([*words, *files], check=True, capture_output=True)
+    chain = folder / "fullchain.pem"
+    chain.write_text((folder / "own").read_text() + (folder / "other").read_text())
+    return chain
+
+
+@pytest.mark.parametrize(
+    ("days", "status", "text"),
+    [
+        (0, "ok", "good for 90 more days"),
+        (60, "ok", "good for 30 more days"),
+        (73, "warning", "good for 17 more days"),
+        (85, "error", "good for 5 more days"),
+        (100, "error", "expired 10 days ago"),
+    ],
+)
+def test_days(certificate: Path, monkeypatch: pytest.MonkeyPatch, days: int, status: str, text: str) -> None:
+    begin, end = host.validity(talk(), str(certificate))
+    assert end - begin == 90 * DAY
+    monkeypatch.setattr(host.time, "time", lambda: begin + days * DAY)
+    found = host.certificate(talk(), str(certificate), {})
+    assert [(one.status, one.text) for one in found] == [(status, f"{certificate}: {text}")]
+
+
+def test_another_one_is_served(certificate: Path) -> None:
+    own = ssl.PEM_cert_to_DER_cert((certificate.parent / "own").read_text())
+    other = ssl.PEM_cert_to_DER_cert((certificate.parent / "other").read_text())
+    found = host.certificate(talk(), str(certificate), {"25": own, "465": other, "993": other})
+    assert [(one.subject, one.status, one.fix) for one in found] == [
+        ("file", "ok", ""),
+        ("465", "error", "systemctl restart opensmtpd.service"),
+        ("993", "error", "systemctl reload dovecot.service"),
+    ]
+
+
+def test_no_certificate(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match="is no certificate"):
+        host.validity(talk(), str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "status"),
+    [(60, 100, "ok"), (4, 20, "ok"), (1, 20, "warning"), (0.5, 20, "error"), (6, 1000, "ok"), (4, 1000, "warning"),
+     (0.9, 1000, "error")],
+)  # fmt: skip
+def test_space(monkeypatch: pytest.MonkeyPatch, free: float, size: float, status: str) -> None:
+    """In GB."""
+    space = SimpleNamespace(f_bavail=free * 2**18, f_blocks=size * 2**18, f_frsize=4096, f_favail=0, f_files=0)
+    monkeypatch.setattr(os, "statvfs", lambda _path: space)
+    found = host.disk(talk(), ["/", "/not/there"])
+    assert [(one.subject, one.status) for one in found] == [("/", status)]
+
+
+def test_inodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = SimpleNamespace(f_bavail=2**20, f_blocks=2**20, f_frsize=4096, f_favail=200, f_files=10_000)
+    monkeypatch.setattr(os, "statvfs", lambda _path: space)
+    found = host.disk(talk(), ["/"])
+    assert [one.status for one in found] == ["error"]
+    assert "200 of 10000 inodes" in found[0].text
+
+
+def test_units() -> None:
+    rows = (
+        "opensmtpd.service loaded active running OpenSMTPD SMTP server\n"
+        "dovecot.service   loaded failed failed  Dovecot\n"
+        "rspamd.service    loaded activating start-post rapid spam filtering system\n"
+        "other.service     loaded failed failed  Something else\n"
+        "gone.service      not-found inactive dead gone.service\n"
+    )
+    ours = ["opensmtpd.service", "dovecot.service", "rspamd.service", "dkimproxy.service"]
+    found = {one.subject: (one.status, one.required, one.text) for one in host.units(talk(rows), ours)}
+    assert found == {
+        "dovecot.service": ("error", True, "is failed"),
+        "dkimproxy.service": ("error", True, "is not there"),
+        "other.service": ("warning", False, "failed"),
+    }
+    assert [(one.status, one.text) for one in host.units(talk(rows), ours[:1])][-1] == ("warning", "failed")
+
+
+def test_units_run() -> None:
+    found: list[Finding] = host.units(talk("opensmtpd.service loaded active running x\n"), ["opensmtpd.service"])
+    assert [(one.status, one.text) for one in found] == [("ok", "run")]
+
+
+HASHES = {
+    "alice@our.test": "$6$saltsalt$" + "a" * 86,
+    "bob@our.test": "$2b$12$" + "b" * 53,
+    "carol@our.test": "$2b$12$" + "c" * 53,
+    "dave@our.test": "$y$jCT$saltsaltsalt....$" + "d" * 43,
+    "nobody@invalid": "*",
+}
+
+
+@pytest.mark.parametrize(("slow", "named"), [(["2b"], ["bob"]), (["2b", "y"], ["bob", "dave"]), ([], [])])
+def test_passwords_that_take_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: list[str], named: list[str]
+) -> None:
+    credentials, clock, asked = tmp_path / "credentials", [0.0], []
+    credentials.write_text("".join(f"{login} {hashed}\n" for login, hashed in HASHES.items()))
+
+    def crypt(_word: bytes, hashed: bytes) -> None:
+        asked.append(hashed.decode())
+        clock[0] += 0.25 if asked[-1].split("$")[1] in slow else 0.004
+
+    monkeypatch.setattr(host.ctypes, "CDLL", lambda _name: SimpleNamespace(crypt=crypt))
+    monkeypatch.setattr(host.time, "thread_time", lambda: clock[0])
+    found = host.passwords(talk(), str(credentials))
+    # Once for each kind.
+    assert asked == [HASHES[f"{name}@our.test"] for name in ("alice", "bob", "dave")]
+    if not named:
+        assert [(one.status, one.text) for one in found] == [("ok", "take 4 ms to check at most")]
+    else:
+        texts = [f"that of {name}@our.test takes 250 ms to check, and mail waits meanwhile" for name in named]
+        assert [(one.status, one.text) for one in found] == [("warning", text) for text in texts]
+
+
+def test_a_password_is_checked_as_crypt_does(tmp_path: Path) -> None:
+    (tmp_path / "credentials").write_text(f"alice@our.test {HASHES['alice@our.test']}\n")
+    assert host.passwords(talk(), str(tmp_path / "credentials"))[0].text.endswith(" ms to check at most")
+
+
+def test_a_delivery_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.pwd, "getpwnam", lambda _name: SimpleNamespace(pw_uid=os.getuid()))
+    monkeypatch.setattr(host.time, "clock_gettime", lambda _clock: 1000.0)
+    tick = os.sysconf("SC_CLK_TCK")
+    talk = Talk(Check("deliveries", "mailboxes", lambda _talk: ""), 1)
+
+    def process(number: int, unit: str, began: int) -> None:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "cgroup").write_text(f"0::/system.slice/{unit}\n")
+        (folder / "stat").write_text(f"{number} (a) b (c) S " + "0 " * 18 + f"{began * tick} 0 0\n")
+
+    (tmp_path / "99").mkdir()
+    process(1, "opensmtpd.service", 701)
+    process(2, "dovecot.service", 1)
+    assert host.deliveries(talk, tmp_path) == "come to an end"
+    process(3, "opensmtpd.service", 600)
+    with pytest.raises(TimeoutError):
+        host.deliveries(talk, tmp_path)
+    assert talk.step == "a delivery that began 400 s ago"
