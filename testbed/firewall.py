@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The firewall on a host of testinfra's: who gets through on loopback, and limits on connections from outside."""
+"""The firewall on a host of testinfra's: who gets through on loopback, who keeps a port, and limits on connections."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import re
+import uuid
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from testbed.containers import wait_for
+from testbed.containers import run, wait_for
 
 FIREWALL = "selfhosted-mail-nftables.service"
 _RULES = "/etc/selfhosted-mail/nftables/zz.nft"
@@ -33,9 +35,123 @@ def check_needs_the_firewall(host: Any, daemon: str, port: int) -> None:
     wait_for(lambda: f":{port} " in host.check_output("ss -Hltn"), what=f"{daemon} comes by itself")
 
 
+# Sockets are those of the user who made or accepted them, so that one process has those of both ends.
+_CONNECTED_BEFORE = r"""
+import contextlib, nftables, os, pwd, socket, subprocess, sys, time
+firewall, port, server, client, first = sys.argv[1:]
+
+@contextlib.contextmanager
+def user(name):
+    os.seteuid(pwd.getpwnam(name).pw_uid)
+    yield
+    os.seteuid(0)
+
+subprocess.run(["systemctl", "stop", firewall], check=True)
+# systemd lets go of the table a moment after that.
+until = time.monotonic() + 60
+while "table inet selfhosted_mail\n" in nftables.Nftables().cmd("list tables")[1] and time.monotonic() < until:
+    time.sleep(0.1)
+with user(server):
+    listener = socket.create_server(("127.0.0.1", int(port)))
+with user(client):
+    ends = {"client": socket.create_connection(listener.getsockname())}
+with user(server):
+    ends["server"] = listener.accept()[0]
+subprocess.run(["systemctl", "start", firewall], check=True)
+sender, receiver = ends.pop(first), ends.popitem()[1]
+sender.sendall(b"hello")
+try:
+    # What is on its way on loopback has arrived by now.
+    print(receiver.recv(100, socket.MSG_DONTWAIT).decode())
+except BlockingIOError:
+    sender.settimeout(60)
+    try:
+        print("nothing", sender.recv(100))
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+
+def connected_before(host: Any, port: int, server: str, client: str, first: str) -> str:
+    """What arrives over a connection of these users that is older than the rules: ``hello``, or the sender's error.
+
+    Nobody listens on the port. ``first`` is who speaks, ``server`` or ``client``.
+    """
+    words = [FIREWALL, str(port), server, client, first]
+    return str(host.check_output("python3 -c %s %s %s %s %s %s", _CONNECTED_BEFORE, *words))
+
+
+# How somebody has a port: as one who listens, without listening, over UDP, over UDP beside a daemon that shares it, in
+# ever new processes, or with a second one that waits for its turn.
+_HOLD = """
+import os, socket, sys, time
+address, port, how = sys.argv[1:]
+print("trying", os.getpid(), flush=True)
+if how == "waits":
+    os.fork()
+while True:
+    kind = socket.SOCK_DGRAM if how in ("udp", "steals") else socket.SOCK_STREAM
+    one = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+    if how == "steals":
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        one.bind((address, int(port)))
+        break
+    except OSError:
+        one.close()
+if how not in ("binds", "udp", "steals"):
+    one.listen()
+print("holding", flush=True)
+while how == "forks":
+    if os.fork():
+        os._exit(0)
+time.sleep(600)
+"""
+
+
+def listens(host: Any, port: int, program: str) -> bool:
+    """Whether it is this program that does, over TCP."""
+    return f'(("{program}"' in str(host.check_output(f"ss -Hltnp 'sport = :{port}'"))
+
+
+def hold(host: Any, user: str, address: str, port: int, how: str = "listens", within: str = "") -> int:
+    """A process of the user's has the port; its number. ``within``: words before those of the command."""
+    if not host.user(user).exists:
+        host.run_test(f"useradd --user-group {user}")
+    output = f"/tmp/{uuid.uuid4()}"
+    words = f"{address} {port} {how} >{output} 2>&1 </dev/null"
+    host.run_test(f"setsid --fork {within} runuser -u {user} -- python3 -c %s {words}", _HOLD)
+    wait_for(lambda: "holding" in host.file(output).content_string, what=f"{user} has port {port}")
+    return int(host.file(output).content_string.split()[1])
+
+
+def end_all(host: Any, user: str) -> None:
+    """Also those that fork on and on."""
+    host.run(f"runuser -u {user} -- python3 -c 'import os; os.kill(-1, 9)'")
+
+
+def check_frees_its_port(
+    host: Any, unit: str, program: str, port: int, address: str = "127.0.0.1", how: str = "listens"
+) -> None:
+    """The unit's daemon gets its port, and the journal names the process of the user mallory that had it."""
+    host.run_test("rm -rf /run/selfhosted-mail/free-port")
+    host.run_test(f"systemctl stop {unit}")
+    pid = hold(host, "mallory", address, port, how)
+    try:
+        host.run(f"systemctl start {unit}")
+        # What README promises.
+        wait_for(lambda: listens(host, port, program), 60, f"{program} has port {port}")
+    finally:
+        end_all(host, "mallory")
+    told = str(host.check_output(f"journalctl --unit {unit} --output cat --no-pager"))
+    number = r"\d+" if how in ("forks", "waits") else pid
+    uid = host.user("mallory").uid
+    assert re.search(rf"^port {port} is held by process {number} of mallory \(uid {uid}\), \S+ \(", told, re.M), told
+
+
 # Clients are addresses in a network namespace of the host itself, behind a pair of virtual Ethernet devices. So they
-# have both families, and nobody else's connections count.
-_HOST = {"ipv4": "10.66.0.1", "ipv6": "2001:db8:66::1"}
+# have both families, and nobody else's connections count. Where they reach the host:
+HOST = {"ipv4": "10.66.0.1", "ipv6": "2001:db8:66::1"}
 # Two pairs that have a /64 in common each, in IPv6, and another.
 _CLIENTS = {
     "ipv4": ["10.66.0.2", "10.66.0.3", "10.66.0.4", "10.66.0.5", "10.66.0.6"],
@@ -43,11 +159,11 @@ _CLIENTS = {
 }
 _UP = """
 ip netns add clients
-ip link add limits0 type veth peer name limits1 netns clients
-ip address add 10.66.0.1/24 dev limits0
-ip address add 2001:db8:66::1/48 dev limits0 nodad
-ip link set limits0 up
-ip -n clients link set limits1 up
+ip link add clients0 type veth peer name clients1 netns clients
+ip address add 10.66.0.1/24 dev clients0
+ip address add 2001:db8:66::1/48 dev clients0 nodad
+ip link set clients0 up
+ip -n clients link set clients1 up
 """
 _CLIENT = r"""
 import json, socket, ssl, struct, sys, time
@@ -109,25 +225,44 @@ print(json.dumps(seen))
 
 
 @contextlib.contextmanager
-def clients(host: Any) -> Iterator[None]:
-    """They are there, and none of them has tried anything."""
-    add = "ip -n clients address add"
-    addresses = [f"{add} {address}/24 dev limits1" for address in _CLIENTS["ipv4"]]
-    addresses += [f"{add} {address}/48 dev limits1 nodad" for address in _CLIENTS["ipv6"]]
-    host.run_test("sh -euc %s", "\n".join([_UP, *addresses]))
+def clients(container: str, addresses: Iterable[str] = (*_CLIENTS["ipv4"], *_CLIENTS["ipv6"])) -> Iterator[None]:
+    """They are there, in 10.66.0.0/24 and 2001:db8:66::/48, and none of them has tried anything."""
+    sizes = {address: "48 nodad" if ":" in address else "24" for address in addresses}
+    add = [f"ip -n clients address add dev clients1 {address}/{size}" for address, size in sizes.items()]
     # What they did a moment ago is forgotten.
-    host.run_test(f"systemctl reload {FIREWALL}")
+    run(container, "sh", "-euc", "\n".join([_UP, *add, f"systemctl reload {FIREWALL}"]))
     try:
         yield
     finally:
-        # The pair of devices goes with it.
-        host.run_test("ip netns delete clients")
+        # Connections that nobody answers any more keep the namespace for minutes, and what is in it.
+        run(container, "sh", "-euc", "ip link delete clients0; ip netns delete clients")
 
 
-def check_limits(host: Any, port: int, family: str) -> None:
+def as_client(container: str, program: str, *arguments: str) -> str:
+    """What a Python program prints where the clients are."""
+    return run(container, "ip", "netns", "exec", "clients", "python3", "-c", program, *arguments)
+
+
+_LOOPBACK_FROM_OUTSIDE = """
+mount -o remount,rw /proc/sys
+echo 1 > /proc/sys/net/ipv4/conf/clients0/route_localnet
+ip netns exec clients sh -c 'mount -o remount,rw /proc/sys; echo 1 > /proc/sys/net/ipv4/conf/clients1/route_localnet'
+ip -n clients route add 127.0.0.1 via 10.66.0.1 dev clients1
+"""
+
+
+def reached_from_outside(host: Any, ports: list[int]) -> list[int]:
+    """Those of the ports on 127.0.0.1 that a neighbour gets an answer from, where route_localnet is on."""
+    connect = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), 3)"
+    with clients(host.backend.name):
+        host.run_test("unshare --mount sh -euc %s", _LOOPBACK_FROM_OUTSIDE)
+        runs = {port: host.run(f"ip netns exec clients python3 -c %s {port}", connect) for port in ports}
+    return [port for port, done in runs.items() if done.rc == 0 or "ConnectionRefused" in done.stderr]
+
+
+def check_limits(container: str, port: int, family: str) -> None:
     """As shipped: 20 connections at once and 60 new ones in a minute from one address, or one /64 network in IPv6."""
-    words = ["ip", "netns", "exec", "clients", "python3", "-c", _CLIENT, _HOST[family], str(port), *_CLIENTS[family]]
-    seen = json.loads(host.check_output(" ".join(["%s"] * len(words)), *words))
+    seen = json.loads(as_client(container, _CLIENT, HOST[family], str(port), *_CLIENTS[family]))
     assert seen["open"] == 20, seen
     assert seen["near while full"] == (family == "ipv4"), seen
     assert seen["other while full"], seen

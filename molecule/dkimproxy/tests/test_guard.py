@@ -7,7 +7,17 @@ import uuid
 import pytest
 
 from testbed import containers
-from testbed.firewall import FIREWALL, check_needs_the_firewall, wrong_rules
+from testbed.firewall import (
+    FIREWALL,
+    check_frees_its_port,
+    check_needs_the_firewall,
+    connected_before,
+    end_all,
+    hold,
+    listens,
+    reached_from_outside,
+    wrong_rules,
+)
 
 testinfra_hosts = ["docker://dkimproxy-debian12", "docker://dkimproxy-debian13"]
 
@@ -30,6 +40,47 @@ with socket.create_server(('127.0.0.1', 10027)) as listener:
         print('caught', listener.accept()[1])
     except TimeoutError:
         print('nobody came')
+"""
+# Somebody else's SYN+ACK does not get through, but two SYNs that cross open a connection as well. A listener keeps who
+# has called first in mind, where a connection of one's own to the same address is impossible then. With no more room
+# than that it answers the next one with a SYN cookie, and keeps nothing.
+CROSS = r"""
+import re, socket, time
+def bound():
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.bind(('127.0.0.1', 10027))
+    return one
+listener, second = bound(), bound()
+listener.listen(0)
+second.settimeout(6)
+print('waiting', flush=True)
+# Local ports of those who have sent a SYN (state 02) to port 10027, in /proc/net/tcp.
+callers = r'0100007F:(\w{4}) 0100007F:%04X 02 ' % 10027
+until = time.monotonic() + 60
+while time.monotonic() < until:
+    for caller in re.findall(callers, open('/proc/net/tcp').read()):
+        try:
+            second.connect(('127.0.0.1', int(caller, 16)))
+            second.sendall(b'220 caught')
+            print('caught', second.recv(100), flush=True)
+        except TimeoutError:
+            print('nobody came', flush=True)
+        except OSError:
+            continue
+        time.sleep(60)
+    time.sleep(0.01)
+"""
+TRY_ON_AND_ON = """
+import os, socket
+tries = opened = 0
+while not os.path.exists('/tmp/enough'):
+    with socket.socket() as one:
+        opened += one.connect_ex(('127.0.0.1', 10028)) == 0
+    tries += 1
+    if tries == 1:
+        print('begun', flush=True)
+print(tries > 100, opened)
 """
 
 
@@ -105,21 +156,114 @@ def test_nobody_can_take_it_away(host, users, nft):
     check_closed(host)
 
 
-def test_nobody_waits_in_the_place_of_the_signing_proxy(host, users):
+def as_mallory(host, program: str, output: str) -> None:
+    """A program of hers runs on; what it prints is in the file."""
+    host.run_test(
+        f"rm -f {output}; systemd-run --collect --unit=impostor-{uuid.uuid4().hex[:8]} --quiet --uid=mallory"
+        f" --property=StandardOutput=truncate:{output} python3 -c %s",
+        program,
+    )
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [f"systemctl restart {FIREWALL}"],
+        [f"systemctl reload {FIREWALL}"],
+        # It is started again at once.
+        [f"systemctl kill --signal=KILL {FIREWALL}", f"systemctl restart {FIREWALL}"],
+        ["systemctl daemon-reexec"],
+    ],
+    ids=["restart", "reload", "kill", "systemd"],
+)
+def test_its_own_restart_leaves_no_gap(host, users, commands):
+    host.run_test("rm -f /tmp/enough")
+    as_mallory(host, TRY_ON_AND_ON, "/tmp/tries")
+    containers.wait_for(lambda: host.file("/tmp/tries").contains("begun"))
+    for command in commands * 5:
+        host.run_test(command)
+    host.run_test("touch /tmp/enough")
+    containers.wait_for(lambda: len(host.file("/tmp/tries").content_string.splitlines()) == 2)
+    assert host.file("/tmp/tries").content_string.splitlines()[1] == "True 0"
+    check_closed(host)
+    check_open(host)
+
+
+def test_a_connection_older_than_the_rules_carries_nothing(host, users):
+    # Whoever of the tests' next hops is there.
+    host.run("systemctl stop guard-next-hop next-hop")
     host.run_test("systemctl stop dkimproxy")
     try:
-        host.run_test(
-            f"rm -f /tmp/impostor; systemd-run --unit=impostor-{uuid.uuid4().hex[:8]} --quiet --uid=mallory"
-            " --property=StandardOutput=truncate:/tmp/impostor python3 -c %s",
-            WAIT_IN_ITS_PLACE,
-        )
+        assert connected_before(host, 10028, "root", "mallory", "client") == "ConnectionResetError"
+        assert connected_before(host, 10028, "root", "dkimproxy", "client") == "hello"
+        assert connected_before(host, 10027, "dkimproxy", "mallory", "client") == "ConnectionResetError"
+        assert connected_before(host, 10027, "dkimproxy", "opensmtpd", "client") == "hello"
+        # The greeting of who waits in its place.
+        assert connected_before(host, 10027, "mallory", "opensmtpd", "server") == "ConnectionResetError"
+        assert connected_before(host, 10027, "dkimproxy", "opensmtpd", "server") == "hello"
+    finally:
+        host.run_test("systemctl start dkimproxy")
+
+
+def test_loopback_is_closed_from_outside(host):
+    # What no rule speaks of is answered, be it that nobody listens there.
+    assert reached_from_outside(host, [10027, 10028, 10029]) == [10029]
+
+
+@pytest.mark.parametrize("program", [WAIT_IN_ITS_PLACE, CROSS], ids=["listens", "crossing SYNs"])
+def test_nobody_waits_in_the_place_of_the_signing_proxy(host, users, program):
+    host.run_test("systemctl stop dkimproxy")
+    try:
+        as_mallory(host, program, "/tmp/impostor")
         containers.wait_for(lambda: host.file("/tmp/impostor").contains("waiting"), what="the impostor waits")
+        host.run_test("setsid --fork runuser -u opensmtpd -- python3 -c %s 10027 >/dev/null 2>&1 </dev/null", CONNECT)
         assert connects(host, "opensmtpd", 10027) == "TimeoutError"
         containers.wait_for(lambda: len(host.file("/tmp/impostor").content_string.splitlines()) == 2)
         assert "nobody came" in host.file("/tmp/impostor").content_string
     finally:
+        end_all(host, "mallory")
         host.run_test("systemctl start dkimproxy")
     assert connects(host, "opensmtpd", 10027) == "open"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::"])
+def test_who_holds_its_port_is_named_and_ended(host, users, address):
+    check_frees_its_port(host, "dkimproxy", "dkimproxy.out", 10027, address)
+
+
+@pytest.mark.parametrize("how", ["binds", "forks", "waits"])
+def test_nothing_keeps_its_port(host, users, how):
+    check_frees_its_port(host, "dkimproxy", "dkimproxy.out", 10027, how=how)
+
+
+def test_who_holds_its_port_again_loses_all_processes(host, users):
+    host.run_test("rm -rf /run/selfhosted-mail/free-port; ip netns add elsewhere")
+    try:
+        # None of these is in the way.
+        others = [
+            hold(host, "mallory", "127.0.0.2", 10027),
+            hold(host, "mallory", "127.0.0.1", 10027, "udp"),
+            hold(host, "mallory", "0.0.0.0", 10027, within="ip netns exec elsewhere"),
+        ]
+        for left in (others, []):
+            host.run_test("systemctl stop dkimproxy")
+            hold(host, "mallory", "127.0.0.1", 10027)
+            host.run_test("systemctl start dkimproxy")
+            assert listens(host, 10027, "dkimproxy.out")
+            assert [pid for pid in others if host.run(f"kill -0 {pid}").rc == 0] == left
+    finally:
+        end_all(host, "mallory")
+        host.run_test("ip netns delete elsewhere")
+
+
+def test_a_process_of_roots_is_not_ended(host, users):
+    host.run_test("systemctl stop dkimproxy")
+    pid = hold(host, "root", "127.0.0.1", 10027)
+    try:
+        assert host.run("systemctl start dkimproxy").rc != 0
+    finally:
+        host.run_test(f"kill {pid}")
+    containers.wait_for(lambda: listens(host, 10027, "dkimproxy.out"), what="the daemon comes by itself")
 
 
 def test_the_signing_proxy_does_not_start_without_it(host, users):

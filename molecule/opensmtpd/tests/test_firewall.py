@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""OpenSMTPD's ports on loopback: what is older than the rules or from outside, and who keeps it from them."""
+
+import pytest
+
+from testbed.firewall import check_frees_its_port, connected_before, reached_from_outside
+
+testinfra_hosts = ["docker://opensmtpd-debian12", "docker://opensmtpd-debian13"]
+
+
+@pytest.fixture
+def stopped(host):
+    host.run_test("id mallory 2>/dev/null || useradd --user-group mallory")
+    host.run_test("systemctl stop opensmtpd")
+    yield
+    host.run_test("systemctl start opensmtpd")
+
+
+@pytest.mark.usefixtures("stopped")
+@pytest.mark.parametrize(
+    ("port", "server", "client", "first", "carried"),
+    [
+        # OpenSMTPD's first process listens, and one that is no longer root accepts.
+        (10025, "opensmtpd", "mallory", "client", "hello"),
+        (10025, "opensmtpd", "mallory", "server", "hello"),
+        (10025, "mallory", "root", "server", "ConnectionResetError"),
+        (10026, "opensmtpd", "vmail", "client", "hello"),
+        (10026, "opensmtpd", "vmail", "server", "hello"),
+        (10026, "opensmtpd", "mallory", "client", "ConnectionResetError"),
+        (10026, "mallory", "vmail", "server", "ConnectionResetError"),
+        (10028, "opensmtpd", "dkimproxy", "client", "hello"),
+        (10028, "opensmtpd", "dkimproxy", "server", "hello"),
+        (10028, "opensmtpd", "mallory", "client", "ConnectionResetError"),
+        (10028, "mallory", "dkimproxy", "server", "ConnectionResetError"),
+        (25, "root", "root", "client", "hello"),
+        (25, "root", "mallory", "client", "ConnectionResetError"),
+    ],
+)
+def test_a_connection_older_than_the_rules(host, port, server, client, first, carried):
+    assert connected_before(host, port, server, client, first) == carried
+
+
+def test_loopback_is_closed_from_outside(host):
+    # What no rule speaks of is answered, be it that nobody listens there.
+    assert reached_from_outside(host, [10025, 10026, 10028, 10029]) == [10029]
+
+
+@pytest.mark.parametrize("port", [10025, 10026, 10028])
+def test_who_holds_its_port_is_named_and_ended(host, port):
+    check_frees_its_port(host, "opensmtpd", "smtpd", port)
