@@ -99,7 +99,7 @@ def test_connections_of_an_address(host, address):
         with pytest.raises(ConnectionRefusedError):
             while len(held) < 40:
                 held.append(socket.create_connection((address, 25), timeout=60))
-        assert 25 <= len(held) <= 30
+        assert 5 <= len(held) <= 10
         # The host itself, and other ports, are not counted.
         host.check_output("python3 -c %s", "import socket; socket.create_connection(('127.0.0.1', 25), 5)")
         socket.create_connection((address, 465), timeout=60).close()

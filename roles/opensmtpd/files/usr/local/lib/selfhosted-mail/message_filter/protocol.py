@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""smtpd-filters(7): what OpenSMTPD tells and asks, and the answers.
+
+A filter that ends takes OpenSMTPD along, so nothing here can fail on what a client says.
+"""
+
+import os
+import re
+import select
+import syslog
+import threading
+import time
+from collections.abc import Sequence
+
+from authors.rights import Refusal
+
+from .content import Content, too_large
+from .header import LINE
+from .memory import KEPT_BESIDE
+from .peers import network
+from .recipients import Limits, Recipients
+from .replies import refused, unjudged
+from .session import INBOUND, LOCAL, REDIRECT, SUBMISSION, Session, Settings
+from .turns import PAUSE, Turns
+from .writers import Writers
+
+BLOCK = 1 << 18
+KEEP_EVERY = 5  # seconds
+EVENTS = {
+    "report": "link-connect link-auth protocol-client tx-rcpt tx-commit tx-reset link-disconnect",
+    "filter": "connect auth mail-from rcpt-to data-line commit",
+}
+ANNOUNCED = re.compile(rb"(?i)mail from:.*\ssize=([0-9]{1,30})(\s|$)")  # RFC 1870 section 6
+NOBODY = Session()
+
+
+class Filter:
+    def __init__(self, settings: Settings) -> None:
+        self.size, self.messages = settings.bytes, settings.messages
+        self.limits, self.recipients = Limits(settings.limits), Recipients(settings.recipients)
+        self.writers = Writers(settings)
+        self.content = Content(settings, self.writers)
+        self.turns = Turns()
+        self.sessions: dict[bytes, Session] = {}
+        self.answers: list[bytes] = []
+        self._writing = threading.Lock()
+
+    def run(self) -> None:
+        """Until OpenSMTPD has ended."""
+        sessions, size, rest, answer = self.sessions, self.size, b"", self.answers.append
+        kept = time.monotonic()
+        while True:
+            if select.select([0], [], [], self.turns.seconds(KEEP_EVERY))[0]:
+                block = os.read(0, BLOCK)
+                if not block:
+                    return
+                *lines, rest = (rest + block).split(b"\n")
+                for line in lines:
+                    # kind, version, time, subsystem, event, session, a filter's token, what may hold separators
+                    words = line.split(b"|", 7)
+                    if len(words) == 8 and words[4] == b"data-line":
+                        text = words[7]
+                        session = sessions.get(words[5], NOBODY)
+                        session.received += len(text) + 1
+                        session.memory += len(text) + KEPT_BESIDE
+                        # Most of what comes.
+                        if (
+                            session.passing
+                            and len(text) <= LINE
+                            and session.received <= size
+                            and session.memory <= session.allowed
+                        ):
+                            answer(b"filter-dataline|%b|%b|%b\n" % (words[5], words[6], text))
+                            continue
+                    self.told(words)
+            self.give_turns()
+            self.write(b"".join(self.answers))
+            self.answers.clear()
+            if time.monotonic() > kept + KEEP_EVERY:
+                self.recipients.keep()
+                kept = time.monotonic()
+
+    def write(self, answers: bytes) -> None:
+        with self._writing:
+            while answers:
+                answers = answers[os.write(1, answers) :]
+
+    def give_turns(self) -> None:
+        self.answers += [b"filter-result|%b|%b|proceed\n" % turn for turn in self.turns.given(self.sessions)]
+
+    def told(self, words: list[bytes]) -> None:
+        """One line of smtpd-filters(7), cut at the first seven separators."""
+        if words == [b"config", b"ready"]:
+            events = [f"{kind}|smtp-in|{event}" for kind, names in EVENTS.items() for event in names.split()]
+            self.answers += [f"register|{word}\n".encode() for word in (*events, "ready")]
+        if len(words) < 6 or words[0] == b"config":
+            return
+        event, name = words[4:6]
+        if words[0] == b"report":
+            try:
+                self.report(event, name, words[6:])
+            except Exception as error:
+                refused(error)
+            return
+        token, text = [*words[6:], b"", b""][:2]
+        session = self.sessions.get(name) or Session()
+        if event == b"data-line":
+            passed = self.content.passed(session, text)
+            self.answers += [b"filter-dataline|%b|%b|%b\n" % (name, token, line) for line in passed]
+            return
+        try:
+            if event == b"connect":
+                if session.port in (LOCAL, REDIRECT):
+                    # A directory service that knows the user may take its time.
+                    threading.Thread(target=self.greet, args=(name, token, session), daemon=True).start()
+                    return
+                if session.port != INBOUND and session.port not in SUBMISSION:
+                    raise unjudged()
+            elif event == b"auth":
+                # What is behind it has a password in it.
+                self.turns.wait(session.network, name, token)
+                return
+            elif event == b"mail-from":
+                self.mail(session, text)
+            elif event == b"rcpt-to":
+                self.recipient(session)
+            verdict = b"reject|" + session.refusal if session.refusal else b"proceed"
+            if event == b"commit":
+                self.content.begin(session)
+        except Exception as error:
+            verdict = (b"disconnect|" if event == b"connect" else b"reject|") + refused(error)
+        self.answers.append(b"filter-result|%b|%b|%b\n" % (name, token, verdict))
+
+    def report(self, event: bytes, name: bytes, words: Sequence[bytes]) -> None:
+        """`words`: what the event is about."""
+        if event == b"link-connect":
+            source, destination = words[-1].decode().split("|")[-2:]
+            port = destination.rpartition(":")[2].encode()
+            self.sessions[name] = Session(port, source, network(source), destination)
+            return
+        # Events may still come in when their session has ended.
+        session = self.sessions.get(name)
+        if session is None:
+            return
+        if event == b"link-auth":
+            if words[0] == b"pass":
+                session.login = words[1].decode("ascii", "replace").lower()
+            elif words[0] == b"fail":
+                # OpenSMTPD's own line has no address, and who bans needs one. Standard error would make it an error.
+                syslog.syslog(syslog.LOG_INFO, f"failed login from {session.source.rpartition(':')[0].strip('[]')}")
+            # mail-status says wrong ones all the time.
+            wrong = words[0] == b"fail" and not session.source.startswith("127.")
+            self.turns.checked(session.network, name, PAUSE if wrong else 0.0)
+        elif event == b"protocol-client":
+            session.command = b"|".join(words)
+            if b"*****" not in session.command:
+                self.turns.checked(session.network, name)
+        elif event == b"tx-rcpt":
+            if session.counted and not words[-1].startswith(b"ok|"):
+                self.recipients.take_back(session.login, session.counted)
+            session.counted = 0
+        elif event == b"tx-commit":
+            session.accepted += 1
+        elif event == b"tx-reset":
+            self.content.begin(session)
+        elif event == b"link-disconnect":
+            self.content.begin(session)
+            self.turns.checked(session.network, name)
+            del self.sessions[name]
+
+    def greet(self, name: bytes, token: bytes, session: Session) -> None:
+        """Answer a client on this host."""
+        verdict = b"proceed"
+        try:
+            self.writers.introduce(session)
+        except Exception as error:
+            verdict = b"disconnect|" + refused(error)
+        self.write(b"filter-result|%b|%b|%b\n" % (name, token, verdict))
+
+    def mail(self, session: Session, address: bytes) -> None:
+        """MAIL FROM. Raises Refusal."""
+        announced = ANNOUNCED.match(session.command)
+        # OpenSMTPD counts a line's end as one octet and an announcement as two, so that a user's message which just
+        # fits would be refused by what is announced.
+        if announced and session.port == INBOUND and int(announced[1]) > self.size:
+            raise too_large(self.size)
+        if session.accepted >= self.messages:
+            raise Refusal("messages", f"At most {self.messages} messages are taken in a session", "4.5.3", 452)
+        if session.port != INBOUND:
+            self.writers.check_sender(session, address)
+
+    def recipient(self, session: Session) -> None:
+        """RCPT TO, which counts until OpenSMTPD has refused it. Raises Refusal."""
+        session.counted = 0
+        most = self.limits.of(session.login) if session.login else 0
+        if most:
+            session.counted = self.recipients.add(session.login, most)
+            if not session.counted:
+                text = f"{session.login} has had {most} recipients within an hour, try again later"
+                raise Refusal("recipients", text, "4.7.1", 450)
