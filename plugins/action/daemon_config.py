@@ -42,7 +42,7 @@ class ActionModule(ActionBase):
         if checked.error_messages:
             # The message of a wrong item could quote it.
             raise AnsibleActionFail("daemon_config: an item of files is not as the documentation says")
-        files = checked.validated_parameters["files"]
+        files = [one for file in checked.validated_parameters["files"] for one in self._each(file)]
         variables = Variables(task_vars or {})
         for file in files:
             if file["state"] == "present" and file["content"] is None:
@@ -54,6 +54,17 @@ class ActionModule(ActionBase):
             )
         )
         return result
+
+    def _each(self, file: dict[str, Any]) -> list[dict[str, Any]]:
+        """The file, or each of the role's that its name is a pattern of.
+
+        :raises AnsibleError: when the role has no such directory.
+        """
+        folder, name = os.path.split(file["dest"])
+        if "*" not in name:
+            return [file]
+        source = Path(self._find_needle("files", folder.lstrip("/")))
+        return [{**file, "dest": f"{folder}/{path.name}"} for path in sorted(source.glob(name))]
 
     def _read(self, file: dict[str, Any], variables: Variables) -> None:
         """Fill in ``content`` and, of a program, ``mode``.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.selfhosted.mail.plugins.module_utils import address_book
-from ansible_collections.selfhosted.mail.plugins.plugin_utils import zone
+from ansible_collections.selfhosted.mail.plugins.plugin_utils import providers, zone
 
 
 class FilterModule:
@@ -20,6 +20,7 @@ class FilterModule:
             "domain_names": address_book.domain_names,
             "first_address": address_book.first_address,
             "public_addresses": zone.public_addresses,
+            "relay_provider": providers.relay_provider,
             "sieve_files": address_book.sieve_files,
             "zones": zone.zones,
         }

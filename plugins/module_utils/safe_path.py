@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files and directories as root may touch them: no symbolic link is followed in a directory where others can make one.
+"""Files and directories as root may touch them: no link is followed in a directory where others can make one.
 
 What an administrator has linked in a directory of root's, such as ``/var/vmail``, is followed as usual.
 """
@@ -13,13 +13,14 @@ import grp
 import os
 import pwd
 import secrets
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 
 class UnsafePath(OSError):
-    """A component of a path is a symbolic link that another user may have made."""
+    """A component of a path is a link that another user may have made, symbolic or hard."""
 
 
 def user_id(name: str) -> int | None:
@@ -44,15 +45,23 @@ def _others_write(directory: int) -> bool:
 
 
 def _open(name: str, flags: int, directory: int, path: Path) -> int:
-    nofollow = os.O_NOFOLLOW if _others_write(directory) else 0
+    others_write = _others_write(directory)
+    nofollow = os.O_NOFOLLOW if others_write else 0
     try:
-        return os.open(name, flags | nofollow | os.O_CLOEXEC, dir_fd=directory)
+        descriptor = os.open(name, flags | nofollow | os.O_CLOEXEC, dir_fd=directory)
     except OSError as error:
         if nofollow and error.errno in (errno.ELOOP, errno.ENOTDIR):
             raise UnsafePath(
                 f"{path}: {name} is no directory or a symbolic link, in a directory where others than root can make one"
             ) from error
         raise
+    found = os.fstat(descriptor)
+    if others_write and found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+        os.close(descriptor)
+        raise UnsafePath(
+            f"{path}: {name} has several names (hard links), in a directory where others than root can make one"
+        )
+    return descriptor
 
 
 @contextlib.contextmanager
@@ -74,6 +83,16 @@ def parent(path: Path, create: bool = False) -> Iterator[int]:
         yield directory
     finally:
         os.close(directory)
+
+
+def require_roots_directory(path: Path) -> None:
+    """For commands, which follow links. :raises UnsafePath: when others than root can make one beside ``path``.
+
+    :raises OSError: as for :func:`parent`.
+    """
+    with parent(path) as directory:
+        if _others_write(directory):
+            raise UnsafePath(f"{path}: others than root can make links in its directory")
 
 
 @contextlib.contextmanager

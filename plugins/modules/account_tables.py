@@ -10,8 +10,8 @@ module: account_tables
 short_description: The accounts and addresses of a mail server, as the tables that its daemons read
 version_added: "0.1.0"
 description:
-  - Writes C(passwd), C(credentials), C(senders), C(virtuals), C(recipients), C(closed) and C(domains) into one
-    directory, all accounts in one execution.
+  - Writes C(passwd), C(credentials), C(senders), C(virtuals), C(recipients), C(closed), C(domains) and
+    C(recipients-per-hour) into one directory, all accounts in one execution.
   - A plain password is hashed on the host. Its hash stays as it is as long as the password matches it.
   - The user C(vmail), whom all mailboxes belong to, and its directory exist afterwards.
   - C(passwd) can be read by the group C(dovecot) and C(credentials) by the group C(opensmtpd), where the host has them,
@@ -25,7 +25,7 @@ options:
   accounts:
     description:
       - The accounts, mappings with C(address), C(password_hash) (as crypt(5) has it) or C(password), and optionally
-        C(aliases), C(send_as), C(enabled), C(send_only) and C(quota). Required.
+        C(aliases), C(send_as), C(enabled), C(send_only), C(quota) and C(recipients_per_hour). Required.
     type: list
     elements: dict
   accounts_json:
@@ -42,7 +42,7 @@ options:
     type: dict
     default: {}
   mail_dir:
-    description: Directory of the mailboxes, the home of C(vmail).
+    description: Directory of the mailboxes.
     type: path
     default: /var/vmail
   domains:
@@ -58,6 +58,18 @@ options:
     description: Address that postmaster and its like lead to.
     type: str
     required: true
+  recipients_per_hour:
+    description: Most recipients of an account in an hour where it has no number of its own. 0 is no limit.
+    type: int
+    default: 1000
+  status_login:
+    description:
+      - A login for programs on this host that look whether logins work. It receives nothing, and may send as
+        C(mail-proof@) of each domain alone, an address that takes no mail. IMAP and ManageSieve take it from the
+        host alone.
+      - Its random password is made once and stands behind it in C(status-login), which only root can read.
+    type: str
+    default: ""
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
@@ -110,9 +122,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.mail.plugins.module_utils import address_book
 from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed, make_user, run
 from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import ManagedFile
-from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access, group_id, make_directory
+from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access, group_id, make_directory, opened
 
 SEND_ONLY = ":nologin=yes"
+FROM_HERE = ":allow_nets=127.0.0.0/8"
 MAILBOXES = Access(address_book.MAILBOX_USER, address_book.MAILBOX_USER, "0700")
 
 
@@ -191,6 +204,21 @@ def passwd_entries(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> 
     return {login: f"{hashes[login]}:::::{dovecot_fields(account)}" for login, account in enabled.items()}
 
 
+def limits(accounts: list[dict[str, Any]], others: int) -> dict[str, list[str]]:
+    """Login to its recipients in an hour, and what all others have under ``*``."""
+    own = {account["address"].lower(): account.get("recipients_per_hour") for account in accounts}
+    return {"*": [str(others)], **{login: [str(int(most))] for login, most in own.items() if most is not None}}
+
+
+def status_password(file: Path, login: str) -> str:
+    """The one that stands behind the login in the file, or a new one."""
+    try:
+        known = file.read_text().split()
+    except FileNotFoundError:
+        known = []
+    return known[1] if len(known) == 2 and known[0] == login else secrets.token_urlsafe(24)
+
+
 def credentials_text(passwd: Mapping[str, str]) -> str:
     """The same logins and hashes as OpenSMTPD's table(5) has credentials; it takes no empty file for such a table."""
     table = {login: [rest.partition(":")[0]] for login, rest in passwd.items()}
@@ -221,18 +249,25 @@ def end_sessions(logins: list[str]) -> None:
 
 def make_mailboxes(mail_dir: Path) -> None:
     """The user whom all mailboxes belong to, and their directory. :raises CommandFailed, OSError: when that fails."""
-    make_user(MAILBOXES.owner, str(mail_dir))
+    # OpenSMTPD looks for a .forward in the home, as root, and warns where there is none; in this one root alone writes.
+    make_user(MAILBOXES.owner, "/")
     make_directory(mail_dir, MAILBOXES)
 
 
-def left_mailboxes(mail_dir: Path, accounts: list[dict[str, Any]]) -> list[str]:
+def folders(directory: Path) -> list[str]:
+    """Names of the directories in there. :raises OSError: when it cannot be read."""
+    with opened(directory) as descriptor, os.scandir(descriptor) as entries:
+        return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def left_mailboxes(mail_dir: Path, accounts: list[dict[str, Any]], status_login: str) -> list[str]:
     """Addresses of the mailboxes under ``mail_dir`` (``domain/name/``) that no account has."""
-    ours = {account["address"].lower() for account in accounts}
+    ours = {status_login, *(account["address"].lower() for account in accounts)}
     found = []
     try:
-        for domain in mail_dir.iterdir():
-            if "." in domain.name and domain.is_dir() and not domain.is_symlink():
-                found += [f"{box.name}@{domain.name}" for box in domain.iterdir() if box.is_dir()]
+        for domain in folders(mail_dir):
+            if "." in domain:
+                found += [f"{box}@{domain}" for box in folders(mail_dir / domain)]
     except OSError:
         return []
     return sorted(set(found) - ours)
@@ -250,6 +285,8 @@ def main() -> None:
             "domains": {"type": "list", "elements": "str", "required": True},
             "hostname": {"type": "str", "required": True},
             "admin": {"type": "str", "required": True},
+            "recipients_per_hour": {"type": "int", "default": 1000},
+            "status_login": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -267,20 +304,28 @@ def main() -> None:
     book = address_book.AddressBook(
         accounts, wanted["aliases"], wanted["domains"], wanted["hostname"], wanted["admin"], wanted["domain_aliases"]
     )
+    status_login, password = wanted["status_login"], ""
     domains = address_book.accepted_domains(wanted["domains"], wanted["hostname"])
     before = entries(passwd)
     try:
-        logins = passwd_entries(accounts, {login: rest.partition(":")[0] for login, rest in before.items()})
+        known = {login: rest.partition(":")[0] for login, rest in before.items()}
+        logins = passwd_entries(accounts, known)
+        if status_login:
+            password = status_password(directory / "status-login", status_login)
+            logins[status_login] = hashes_of({status_login: password}, known)[status_login] + ":::::" + FROM_HERE
     except CommandFailed as error:
         module.fail_json(msg=f"accounts: {error}")
     passwd_text = "".join(f"{login}:{rest}\n" for login, rest in sorted(logins.items()))
+    proofs = [f"mail-proof@{domain}" for domain in wanted["domains"]] if status_login else []
+    closed = book.closed | set(proofs)
     texts = {
-        "senders": address_book.table_text(book.senders()),
+        "senders": address_book.table_text(book.senders() | ({status_login: proofs} if proofs else {})),
         "virtuals": address_book.table_text(book.virtuals),
         "recipients": "".join(f"{address}\n" for address in sorted(book.virtuals)),
         # OpenSMTPD 7.4 refuses an empty table.
-        "closed": "".join(f"{address}\n" for address in sorted(book.closed) or ["nobody@invalid"]),
+        "closed": "".join(f"{address}\n" for address in sorted(closed) or ["nobody@invalid"]),
         "domains": "".join(f"{domain}\n" for domain in domains),
+        "recipients-per-hour": address_book.table_text(limits(accounts, wanted["recipients_per_hour"])),
     }
     credentials = credentials_text(logins).encode()
     files = [
@@ -288,12 +333,18 @@ def main() -> None:
         ManagedFile(directory / "credentials", credentials, secret_access("opensmtpd"), secret=True),
         *(ManagedFile(directory / name, text.encode(), public) for name, text in texts.items()),
     ]
-    changed = [file for file in files if file.differs()]
+    if status_login:
+        content = f"{status_login} {password}\n".encode()
+        files.append(ManagedFile(directory / "status-login", content, Access("root", "root", "0600"), secret=True))
+    mail_dir = Path(wanted["mail_dir"])
+    try:
+        changed = [file for file in files if file.differs()]
+        without_mailboxes = MAILBOXES.differs(mail_dir)
+    except OSError as error:
+        module.fail_json(msg=f"accounts: {error}")
     # Thousands of addresses are a lot to send where nobody looks at them.
     diff = [file.diff() for file in changed] if module._diff else []
-    closed = sorted(mailbox_logins(before) - mailbox_logins(logins))
-    mail_dir = Path(wanted["mail_dir"])
-    without_mailboxes = MAILBOXES.differs(mail_dir)
+    closed_logins = sorted(mailbox_logins(before) - mailbox_logins(logins))
     if not module.check_mode:
         try:
             if without_mailboxes:
@@ -302,16 +353,16 @@ def main() -> None:
                 make_directory(directory, public_directory)
             for file in changed:
                 file.put()
-            end_sessions(closed)
+            end_sessions(closed_logins)
         except (CommandFailed, OSError) as error:
             module.fail_json(msg=f"accounts: {error}")
     module.exit_json(
         changed=bool(changed or without_mailboxes),
         changed_paths=[str(file.path) for file in changed],
         diff=diff,
-        closed_logins=closed,
+        closed_logins=closed_logins,
         forwarded=[f"{name} -> {', '.join(targets)}" for name, targets in book.leads_outside().items()],
-        left_mailboxes=left_mailboxes(mail_dir, accounts),
+        left_mailboxes=left_mailboxes(mail_dir, accounts, status_login),
     )
 
 

@@ -62,7 +62,10 @@ options:
     elements: dict
     default: []
     suboptions:
-      dest: {description: Path on the host., type: path, required: true}
+      dest:
+        description: Path on the host. With C(*) in its name all such files of the role's C(files) are meant.
+        type: path
+        required: true
       src:
         description:
           - A template, whose name ends in C(.j2), in the role's C(templates), or a file in its C(files).
@@ -210,6 +213,7 @@ def access_of(item: dict[str, Any]) -> Access:
 def create(item: dict[str, Any]) -> None:
     """Run the command into a name beside the target, so that a killed run leaves no half key."""
     target, beside = Path(item["creates"]), Path(item["creates"] + ".new")
+    safe_path.require_roots_directory(target)
     safe_path.unlink(beside)
     try:
         run([word.replace("{path}", str(beside)) for word in item["argv"]], umask=0o077)

@@ -165,12 +165,13 @@ def bring_back(wanted: dict[str, Any]) -> str | None:
     return None
 
 
-def journal_end(service: str) -> str:
+def journal_end(units: list[str]) -> str:
     # The daemon's last line may be on its way to the journal still, and --sync does not wait for pipes.
     time.sleep(1)
     try:
         run(["journalctl", "--sync"])
-        return run(["journalctl", "--unit", service, "--lines", "15", "--no-pager", "--output", "cat"]).strip()
+        named = [f"--unit={unit}" for unit in units]
+        return run(["journalctl", *named, "--lines", "15", "--no-pager", "--output", "cat"]).strip()
     except CommandFailed:
         return ""
 
@@ -201,7 +202,8 @@ def main() -> None:
     try:
         bring_up(wanted)
     except (CommandFailed, NotReady) as error:
-        text = f"{service} does not come up ({error}). The end of its journal:\n{journal_end(service)}"
+        said = journal_end([service, *wanted["companions"]])
+        text = f"{service} does not come up ({error}). The end of its journal:\n{said}"
         restored = previous.restore()
         if not restored:
             module.fail_json(msg=text, restored=restored)

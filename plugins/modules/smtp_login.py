@@ -10,8 +10,11 @@ module: smtp_login
 short_description: A relay provider takes the credentials
 version_added: "0.1.0"
 description:
-  - Connects from the managed host, verifies the certificate, logs in and quits. Sends no mail and changes nothing.
-  - Says in one line what the provider answered. A refusal is a warning, or an error with O(required).
+  - Connects from the managed host, verifies the certificate, logs in, asks for the null sender and quits.
+  - Refuses what OpenSMTPD 7.4 and 7.6 could not use, and nothing else, in certificates, versions and ciphers of TLS,
+    keywords of EHLO and mechanisms of AUTH. Stapled OCSP responses are not looked at.
+  - Sends no mail, and says in one line what the provider answered. A refused login is a warning, or an error with
+    O(required); a refused null sender is a warning.
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   host: {description: Name of the relay, type: str, required: true}
@@ -45,6 +48,14 @@ accepted:
   description: Whether the provider took the login.
   type: bool
   returned: when not in check mode
+null_sender:
+  description: Whether it takes C(MAIL FROM:<>); null where it said neither.
+  type: bool
+  returned: when the provider took the login
+tls:
+  description: The version of TLS, as C(TLSv1.3).
+  type: str
+  returned: when the provider took the login
 msg:
   description: What the provider answered, in one line.
   type: str
@@ -53,35 +64,96 @@ msg:
 
 import base64
 import contextlib
-import smtplib
+import re
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+# Debian's OpenSMTPD reads this file and no other.
+CA_FILE = "/etc/ssl/certs/ca-certificates.crt"
+LONGEST_LINE = 2048  # octets, LINE_MAX
+
 
 class Refused(Exception):
     """``str()`` says at which step the provider, or its certificate, refused and how."""
+
+
+def context() -> ssl.SSLContext:
+    """TLS as the libtls of OpenSMTPD has it. Python's own default checks more (VERIFY_X509_STRICT) and less."""
+    found = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    found.minimum_version = ssl.TLSVersion.TLSv1_2
+    found.set_ciphers("HIGH:!aNULL")
+    found.load_verify_locations(CA_FILE)
+    return found
+
+
+def check_names(certificate: dict[str, Any]) -> None:
+    """The common name counts where it is the only one, and no other name is there (tls_verify.c).
+
+    :raises Refused: OpenSSL, which has found the relay's name, is less strict.
+    """
+    kinds = {kind for kind, _name in certificate.get("subjectAltName", ())}
+    common = [value for part in certificate["subject"] for key, value in part if key == "commonName"]
+    if "DNS" not in kinds and ("IP Address" in kinds or len(common) > 1):
+        raise Refused("its certificate does not verify: the name stands in the subject alone, and not for itself")
+
+
+class Session:
+    """SMTP as mta_session.c of OpenSMTPD speaks it."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self.stream, self.step = stream, "greeting"
+        self.received = stream.makefile("rb")
+
+    def say(self, command: str, wanted: str = "2", step: str = "") -> list[str]:
+        self.step = step or command
+        self.stream.sendall(f"{command}\r\n".encode())
+        return self.reply(wanted)
+
+    def reply(self, wanted: str = "2") -> list[str]:
+        """Its lines. :raises Refused: when it is none, or does not begin with ``wanted``; :raises OSError:"""
+        lines: list[str] = []
+        while not lines or lines[-1][3:4] == "-":
+            if not (line := self.received.readline(LONGEST_LINE)):
+                raise Refused(f"{self.step}: the connection was closed")
+            lines.append(line.decode(errors="replace").rstrip("\r\n"))
+            if not line.endswith(b"\n") or not re.match(r"[2-5]\d\d", lines[-1]):
+                raise Refused(f"{self.step}: no reply but {lines[-1]!r}")
+        if not lines[0].startswith(wanted):
+            raise Refused(f"{self.step}: {one_line(lines)}")
+        return lines
+
+    def keywords(self, helo: str) -> list[str]:
+        return [line[4:] for line in self.say(f"EHLO {helo}", step="EHLO")]
+
+
+def one_line(lines: list[str]) -> str:
+    return f"{lines[0][:3]} {' '.join(line[4:] for line in lines)}".rstrip()
+
+
+def offered(line: str, mechanism: str) -> bool:
+    """Whether OpenSMTPD finds it there: the first place alone counts, and capitals do."""
+    _before, found, after = line.partition(f" {mechanism}")
+    return bool(found) and after[:1] in ("", " ")
 
 
 def encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def authenticate(session: smtplib.SMTP, username: str, password: str) -> tuple[int, bytes]:
-    """AUTH PLAIN (RFC 4616), else LOGIN, the two that OpenSMTPD knows; the last reply."""
-    offered = session.esmtp_features.get("auth", "").upper().split()
-    if "PLAIN" in offered:
-        return session.docmd("AUTH", "PLAIN " + encoded(f"\0{username}\0{password}"))
-    if "LOGIN" in offered:
-        reply = session.docmd("AUTH", "LOGIN")
-        for text in (username, password):
-            if reply[0] != 334:
-                return reply
-            reply = session.docmd(encoded(text))
-        return reply
-    raise Refused(f"it offers AUTH {' '.join(offered) or 'not at all'}, and OpenSMTPD knows PLAIN and LOGIN")
+def authenticate(session: Session, keywords: list[str], username: str, password: str) -> list[str]:
+    """AUTH PLAIN (RFC 4616), else LOGIN, the two that OpenSMTPD knows; the last reply. :raises Refused:"""
+    lines = [line for line in keywords if line.startswith("AUTH ")]
+    if any(offered(line, "PLAIN") for line in lines):
+        return session.say("AUTH PLAIN " + encoded(f"\0{username}\0{password}"), step="AUTH")
+    if any(offered(line, "LOGIN") for line in lines):
+        session.say("AUTH LOGIN", "334 ")
+        session.say(encoded(username), "334 ", "AUTH")
+        return session.say(encoded(password), step="AUTH")
+    raise Refused(f"it offers {' '.join(lines) or 'AUTH not at all'}, and OpenSMTPD knows PLAIN and LOGIN")
 
 
 def credentials(file: Path) -> tuple[str, str]:
@@ -91,40 +163,56 @@ def credentials(file: Path) -> tuple[str, str]:
     return username, password
 
 
-def log_in(wanted: dict[str, Any]) -> str:
-    """The provider's reply to the login.
+def secured(stream: socket.socket, host: str) -> ssl.SSLSocket:
+    """:raises Refused: when the certificate is not the relay's."""
+    found = context().wrap_socket(stream, server_hostname=host)
+    check_names(found.getpeercert() or {})
+    return found
+
+
+def log_in(wanted: dict[str, Any]) -> dict[str, Any]:
+    """What the provider said: ``login``, its reply, ``tls``, and ``null``, its reply to the null sender, or empty.
 
     :raises Refused: with the step that failed and the answer.
+    :raises TimeoutError: with the step; OpenSMTPD waits for five minutes.
     """
-    context = ssl.create_default_context()
-    step = "connecting"
-    session: smtplib.SMTP | None = None
+    step, session = "connecting", None
+    stream: socket.socket | None = None
     try:
+        stream = socket.create_connection((wanted["host"], wanted["port"]), wanted["timeout"])
         if wanted["tls"] == "smtps":
-            session = smtplib.SMTP_SSL(
-                wanted["host"], wanted["port"], wanted["helo"], timeout=wanted["timeout"], context=context
-            )
-        else:
-            session = smtplib.SMTP(wanted["host"], wanted["port"], wanted["helo"], timeout=wanted["timeout"])
-            step = "STARTTLS"
-            session.ehlo()
-            session.starttls(context=context)
-        step = "AUTH"
-        session.ehlo()
-        code, text = authenticate(session, *credentials(Path(wanted["credentials_file"])))
-        answer = f"{code} {text.decode(errors='replace')}".replace("\n", " ")
-        if code != 235:
-            raise Refused(f"AUTH: {answer}")
-        with contextlib.suppress(OSError, smtplib.SMTPException):
-            session.quit()
-        return answer
+            step = "TLS"
+            stream = secured(stream, wanted["host"])
+        session = Session(stream)
+        session.reply()
+        keywords = session.keywords(wanted["helo"])
+        if wanted["tls"] == "starttls":
+            if "STARTTLS" not in keywords:
+                raise Refused("STARTTLS is not offered")
+            session.say("STARTTLS")
+            stream = secured(stream, wanted["host"])
+            session = Session(stream)
+            keywords = session.keywords(wanted["helo"])
+        reply = authenticate(session, keywords, *credentials(Path(wanted["credentials_file"])))
+        said = {
+            "login": one_line(reply),
+            "tls": stream.version() if isinstance(stream, ssl.SSLSocket) else "",
+            "null": "",
+        }
+        with contextlib.suppress(OSError, Refused):
+            said["null"] = one_line(session.say("MAIL FROM:<>", ""))
+            session.say("RSET")
+            session.say("QUIT")
+        return said
     except ssl.SSLCertVerificationError as error:
         raise Refused(f"its certificate does not verify: {error.verify_message}") from error
-    except (OSError, smtplib.SMTPException) as error:
-        raise Refused(f"{step}: {error}") from error
+    except TimeoutError as error:
+        raise TimeoutError(session.step if session else step) from error
+    except OSError as error:
+        raise Refused(f"{session.step if session else step}: {error}") from error
     finally:
-        if session is not None:
-            session.close()
+        if stream:
+            stream.close()
 
 
 def main() -> None:
@@ -145,13 +233,23 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, msg=f"{relay} is not asked in check mode")
     try:
-        module.exit_json(changed=False, accepted=True, msg=f"{relay} takes the login: {log_in(wanted)}")
-    except Refused as refused:
-        message = f"{relay} does NOT take outgoing mail: {refused}"
+        said = log_in(wanted)
+    except (Refused, TimeoutError) as error:
+        message = f"{relay} does NOT take outgoing mail: {error}"
+        if isinstance(error, TimeoutError):
+            message = f"{relay} does not answer: {error} takes longer than {wanted['timeout']} s"
         if wanted["required"]:
             module.fail_json(msg=message)
         module.warn(message)
         module.exit_json(changed=False, accepted=False, msg=message)
+    null_sender = {"2": True, "5": False}.get(said["null"][:1])
+    message = f"{relay} takes the login: {said['login']} ({said['tls']}); null sender: {said['null'] or 'no answer'}"
+    if null_sender is False:
+        module.warn(
+            f"{relay} refuses the null sender, MAIL FROM:<>: {said['null']}. Bounces, receipts and some vacation"
+            " answers cannot leave; switch it on at the provider."
+        )
+    module.exit_json(changed=False, accepted=True, null_sender=null_sender, tls=said["tls"], msg=message)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.selfhosted.mail.plugins.module_utils import address_book, syntax
+from ansible_collections.selfhosted.mail.plugins.plugin_utils import providers
 
 Check = Callable[[Any], Iterable[str]]
 Values = Mapping[str, Any]
@@ -33,7 +34,14 @@ _CRYPT_HASH = re.compile(
     r"|\$7\$[./A-Za-z0-9]{11,97}\$[./A-Za-z0-9]{43})\Z",
     re.ASCII,
 )
+# OpenSMTPD's lookup process computes one hash at a time, and mail waits meanwhile: where bcrypt of cost 10 takes 40 ms,
+# yescrypt of cost 6 takes 40, SHA512-CRYPT of 100000 rounds 20, scrypt of cost 6 60, and each one cost more the double.
+_COSTLY = "at most bcrypt of cost 10, 100000 rounds of $5$ or $6$, $y$, $gy$ or $7$ of cost 6"
+_ROUNDS, _SCRYPT = 100_000, 1 << 18  # N * r * p
+_YESCRYPT = re.compile(r"j[./0-9A][./0-9A-T]\Z")  # N up to 2^13, r up to 32, no further parameters
+_DIGITS = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # of crypt(5), the least first
 _RATE_LIMITS = ("to", "to_ip", "to_ip_from", "bounce_to", "bounce_to_ip")  # Rspamd's own
+_DKIM = re.compile(r"(?im)^[ \t]*signature[ \t=:]+dkim\b(?:[^#\n]*\bd=([^,)\s]+))?")
 _DOMAIN_KEYS = {"name", "dkim_selector", "dkim_published_selectors"}
 
 
@@ -82,6 +90,14 @@ def _list_of(entry: Check) -> Check:
 def _is_ip(value: object, version: int | None = None) -> bool:
     try:
         return isinstance(value, str) and "%" not in value and version in (None, ipaddress.ip_address(value).version)
+    except ValueError:
+        return False
+
+
+def _is_network(value: Any) -> bool:
+    try:
+        written = isinstance(value, str) and re.fullmatch(r"[0-9A-Fa-f.:]+(/[0-9]{1,3})?", value)
+        return bool(written and ipaddress.ip_network(value))
     except ValueError:
         return False
 
@@ -164,6 +180,7 @@ _HOSTNAME = _must_be("a full host name such as mail.example.org, no address", sy
 _SELECTOR = _must_be("a DNS label: letters, digits and hyphens, at most 63", syntax.is_selector)
 _ADDRESS = _must_be("a mail address", syntax.is_address)
 _IP_ADDRESS = _must_be("an IP address", _is_ip)
+_NETWORK = _must_be("an IP address or a network such as 192.0.2.0/24, with nothing behind its prefix", _is_network)
 _ENDPOINT = _must_be("an address and a port, such as 127.0.0.1:10027 or [::1]:10027", _host_of)
 _PATH = _matches("an absolute path without spaces, quotes, backslashes, $, % and #", r"/[^\s\"'\\$%#]+")
 _MAIL_DIR = _matches("an absolute path of letters, digits and . _ - only", r"(/[A-Za-z0-9._-]+)+")
@@ -174,6 +191,7 @@ _ACCOUNT_CHECKS = {
     "quota": _SIZE,
     "enabled": _BOOLEAN,
     "send_only": _BOOLEAN,
+    "recipients_per_hour": _number(0),
     "sieve": _must_be(
         "the text of a Sieve script", lambda value: isinstance(value, str) and value.strip() and "\0" not in value
     ),
@@ -204,15 +222,27 @@ CHECKS: dict[str, Check] = {
         secret=True,
     ),
     "mail_relay_spf": _must_be("SPF terms that the provider names, such as include:spf.provider.example", _is_spf),
+    "mail_relay_unsigned_headers": _list_of(
+        _must_be(
+            "the name of a header field other than From, which every signature holds",
+            lambda value: isinstance(value, str) and re.fullmatch(r"(?i)(?!from\Z)[a-z0-9-]+", value),
+        )
+    ),
     "mail_relay_max_connections": _number(1, 100),
+    "mail_relay_max_messages": _number(1, 100_000),
     "mail_forward_via": _one_of("relay", "direct", "refuse"),
     "mail_dkim_selector": _SELECTOR,
     "mail_dkim_published_selectors": _list_of(_SELECTOR),
     "mail_dmarc_policy": _one_of("none", "quarantine", "reject"),
     "mail_dns_output_dir": _must_be("a path", lambda value: isinstance(value, str) and value),
     "mail_tls_mode": _one_of("selfsigned", "files"),
+    "mail_trusted_networks": _list_of(_NETWORK),
     "mail_required": _list_of(_ANY_TEXT),
-    "dkimproxy_clients": _list_of(_matches("the name of a system user", r"[a-z_][a-z0-9_-]*")),
+    "mail_check_output": _ANY_TEXT,
+    "mail_check_patience": _number(1, 3600),
+    **dict.fromkeys(
+        ("dkimproxy_clients", "rspamd_clients"), _list_of(_matches("the name of a system user", r"[a-z_][a-z0-9_-]*"))
+    ),
     "dkimproxy_from_policy": _one_of("account", "domain"),
     "dkimproxy_senders_file": _PATH,
     "dkimproxy_foreign_from": _one_of("refuse", "rewrite"),
@@ -225,6 +255,8 @@ CHECKS: dict[str, Check] = {
     "dovecot_quota_grace": _SIZE,
     "dovecot_compression": _one_of("none", "lz4", "zstd"),
     "opensmtpd_max_message_size": _SIZE,
+    "opensmtpd_max_inbound_memory": _SIZE,
+    "opensmtpd_max_inbound_rate": _or_empty(_SIZE),
     "opensmtpd_queue_ttl": _matches("a number with s, m, h or d, such as 4d", r"[1-9][0-9]*[smhd]"),
     "rspamd_trusted_forwarders": _list_of(_DOMAIN),
     "rspamd_rate_limits": _rate_limits,
@@ -238,11 +270,13 @@ CHECKS: dict[str, Check] = {
     ),
     "rspamd_redis_maxmemory": _matches("a size such as 128mb", r"[1-9][0-9]*(kb|mb|gb)"),
     "rspamd_dmarc_reports_from": _or_empty(_ADDRESS),
+    "status_resolver": _or_empty(_IP_ADDRESS),
+    "status_resolver_unit": _or_empty(_matches("the name of a service", r"[A-Za-z0-9@:_.-]+\.service")),
     "smtp_relay_probe": _one_of("warn", "require", "off"),
     **dict.fromkeys(("mail_aliases", "mail_domain_aliases"), _MAPPING),
     **dict.fromkeys(("mail_dmarc_rua", "mail_dmarc_ruf"), _or_empty(_ADDRESS)),
     **dict.fromkeys(("mail_tls_certificate_file", "mail_tls_private_key_file"), _or_empty(_PATH)),
-    **dict.fromkeys(("accounts_mail_dir", "dovecot_mail_dir"), _MAIL_DIR),
+    **dict.fromkeys(("accounts_mail_dir", "dovecot_mail_dir", "status_mail_dir"), _MAIL_DIR),
     **dict.fromkeys(("dkimproxy_listen", "dkimproxy_relay"), _ENDPOINT),
     **dict.fromkeys(
         ("dkimproxy_upstream_url", "dkimproxy_upstream_archive", "rspamd_dmarc_reports_organisation"), _ANY_TEXT
@@ -257,9 +291,11 @@ CHECKS: dict[str, Check] = {
     ),
     **dict.fromkeys(
         (
+            "bans_failures",
             "dkimproxy_signature_lifetime",
             "dovecot_max_connections",
             "dovecot_connections_per_minute",
+            "mail_recipients_per_hour",
             "opensmtpd_max_connections",
             "opensmtpd_submission_max_connections",
             "opensmtpd_submission_connections_per_minute",
@@ -269,14 +305,20 @@ CHECKS: dict[str, Check] = {
     ),
     **dict.fromkeys(
         (
+            "bans_window",
+            "bans_seconds",
+            "bans_max_seconds",
             "dovecot_imap_sessions",
             "dovecot_imap_sessions_per_user",
             "dovecot_learn_interval",
             "opensmtpd_max_recipients",
             "opensmtpd_max_mails",
             "rspamd_bayes_min_learns",
-            "rspamd_watch_interval",
             "smtp_relay_retry_interval",
+            "status_patience",
+            "status_resolver_port",
+            "status_signer_reply",
+            "status_watch_interval",
         ),
         _number(1),
     ),
@@ -290,6 +332,7 @@ CHECKS: dict[str, Check] = {
             "dkimproxy_received_auth",
             "dovecot_full_text_search",
             "dovecot_learn_spam",
+            "dovecot_opensmtpd",
             "dovecot_redirect",
             "dovecot_rspamd",
             "opensmtpd_rspamd",
@@ -298,6 +341,9 @@ CHECKS: dict[str, Check] = {
             "rspamd_greylisting",
             "rspamd_bayes_per_user",
             "rspamd_bayes_autolearn",
+            "status_bans",
+            "status_watch",
+            "accounts_status_login",
             "rspamd_external_checks",
             "rspamd_dmarc_reports",
             "rspamd_wait",
@@ -310,6 +356,7 @@ PREFIXES = (
     "mail_",
     "accounts_",
     "authors_",
+    "bans_",
     "certificate_",
     "dkimproxy_",
     "dovecot_",
@@ -317,10 +364,13 @@ PREFIXES = (
     "opensmtpd_",
     "rspamd_",
     "smtp_relay_",
+    "status_",
 )
 TLS_LINKS = ("/etc/selfhosted-mail/tls/fullchain.pem", "/etc/selfhosted-mail/tls/privkey.pem")
 # Defaults of roles that one variable is compared with where another one is set.
 DEFAULTS = {
+    "bans_max_seconds": 86400,
+    "bans_seconds": 600,
     "dovecot_imap_sessions": 500,
     "dovecot_imap_sessions_per_user": 20,
     "rspamd_greylist_score": 4,
@@ -334,6 +384,7 @@ EMBEDDED_ONLY = {
     "dkimproxy_foreign_from": "refuse",
     "dkimproxy_config_file": "",
     "dkimproxy_legacy": "error",
+    "mail_relay_unsigned_headers": "[]",
 }
 
 
@@ -373,7 +424,7 @@ def problems(values: Values, required: Sequence[str] = (), facts: Values | None 
     right["mail_additional_domains"] = (
         [item for item in further if syntax.is_domain(_name_of(item))] if isinstance(further, list) else []
     )
-    for check in (_server, _accounts, _domain_aliases, _forwarding, _signer):
+    for check in (_server, _relay, _accounts, _domain_aliases, _forwarding, _signer):
         found += check(right)
     return list(dict.fromkeys(found))
 
@@ -404,11 +455,54 @@ def _server(given: Values) -> Iterator[str]:
             yield f"{name}: must be an absolute path on the mail server where mail_tls_mode is files"
         if given.get(name) in TLS_LINKS:
             yield f"{name}: must be the file itself, not {given[name]}, which the role certificate makes a link to it"
+    message, memory = (
+        address_book.size_bytes(given.get(name, default))
+        for name, default in (("opensmtpd_max_message_size", "50M"), ("opensmtpd_max_inbound_memory", "200M"))
+    )
+    if memory < 4 * message:
+        yield "opensmtpd_max_inbound_memory: must be at least four times opensmtpd_max_message_size"
     value = {name: float(given.get(name, default)) for name, default in DEFAULTS.items()}
+    if value["bans_max_seconds"] < value["bans_seconds"]:
+        yield "bans_max_seconds: must not be below bans_seconds"
     if value["dovecot_imap_sessions_per_user"] > value["dovecot_imap_sessions"]:
         yield "dovecot_imap_sessions_per_user: must not be above dovecot_imap_sessions"
     if not value["rspamd_greylist_score"] < value["rspamd_add_header_score"] < value["rspamd_reject_score"]:
         yield "rspamd_greylist_score: must be below rspamd_add_header_score, and that below rspamd_reject_score"
+
+
+def _relay(given: Values) -> Iterator[str]:
+    """What a known provider takes from nobody, with its own words for it."""
+    provider = providers.relay_provider(given.get("mail_relay_host"))
+    login = provider.get("login", {})
+    for part in ("username", "password"):
+        value = given.get(f"mail_relay_{part}")
+        if value and not re.fullmatch(login.get(part, ".*"), value):
+            yield f"mail_relay_{part}: must be what {provider['name']} takes: {login['text']}"
+    if provider.get("signatures") != 1:
+        return
+    one = f"{provider['name']} refuses a message with more than one signature"
+    if address_book.is_true(given.get("dkimproxy_ed25519", False)):
+        yield f"dkimproxy_ed25519: must be false, as {one}"
+    own_file = given.get("dkimproxy_config_file", "")
+    domains = _DKIM.findall(Path(os.path.expanduser(own_file)).read_text("utf-8")) if own_file else []
+    if len(set(domains)) < len(domains) or (len(domains) > 1 and "" in domains):
+        yield f"dkimproxy_config_file: must have one signature for each domain, as {one}"
+
+
+def _is_costly(hashed: str) -> bool:
+    """Whether a right hash keeps others waiting."""
+    scheme, parameters = hashed.split("$")[1:3]
+    if scheme in ("5", "6"):
+        return parameters.startswith("rounds=") and int(parameters[7:]) > _ROUNDS
+    if scheme in ("y", "gy"):
+        return not _YESCRYPT.match(parameters)
+    if scheme == "7":
+        block, parallel = (
+            sum(_DIGITS.index(digit) << 6 * at for at, digit in enumerate(word))
+            for word in (parameters[1:6], parameters[6:11])
+        )
+        return (1 << _DIGITS.index(parameters[0])) * block * parallel > _SCRYPT
+    return int(parameters) > 10
 
 
 def _accounts(given: Values) -> Iterator[str]:
@@ -460,6 +554,8 @@ def _own(address: Any, domains: list[str]) -> Iterator[str]:
         )
     elif domains and syntax.domain_of(address) not in domains:
         yield f"{address} is outside the mail domains ({', '.join(domains)})"
+    elif address.lower().startswith("mail-proof@"):
+        yield f"{address} must have another name: mail-proof is kept for what the playbook check sends"
 
 
 def _account(account: Mapping[str, Any], domains: list[str]) -> Iterator[str]:
@@ -473,6 +569,11 @@ def _account(account: Mapping[str, Any], domains: list[str]) -> Iterator[str]:
         yield (
             f"password_hash of {address} must be a crypt(5) hash that both daemons take, whole, without {{SCHEME}}: "
             "$2a$, $2b$, $2y$, $5$, $6$, $y$, $gy$ or $7$; make one with openssl passwd -6"
+        )
+    elif hashed and _is_costly(hashed):
+        yield (
+            f"password_hash of {address} takes too long to check, and others wait meanwhile: {_COSTLY}; "
+            "make one with openssl passwd -6"
         )
     elif not hashed and not (password and _is_printable(password, 512)):
         yield f"{address} has neither password_hash nor password, a text in quotes, at most 512 bytes, printable"
@@ -561,13 +662,16 @@ def _forwarding(given: Values) -> Iterator[str]:
     ours = {*_domains_of(given), str(given.get("mail_hostname", "")).lower()}
     if via == "relay" and given.get("mail_relay_host") == "":
         yield "mail_forward_via: must not be relay where mail_relay_host is empty"
+    provider = providers.relay_provider(given.get("mail_relay_host"))
+    foreign = provider.get("foreign_from")
+    why = f" ({provider['name']}: a foreign From is {foreign}; direct goes past it)" if foreign else ""
     if via == "refuse":
         for name, targets in given.get("mail_aliases", {}).items():
             for target in targets if isinstance(targets, list) else ():
                 if syntax.is_address(target) and syntax.domain_of(target) not in ours:
-                    yield f"mail_aliases: {name} leads outside, to {target}, and mail_forward_via is refuse"
+                    yield f"mail_aliases: {name} leads outside, to {target}, and mail_forward_via is refuse{why}"
         if admin and syntax.domain_of(admin) not in ours:
-            yield f"mail_admin_address: {admin} is outside, and mail_forward_via is refuse"
+            yield f"mail_admin_address: {admin} is outside, and mail_forward_via is refuse{why}"
 
 
 def _signer(given: Values) -> Iterator[str]:

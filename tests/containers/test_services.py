@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -44,12 +45,15 @@ def pid(host: Host) -> str:
 
 
 @pytest.fixture(scope="module", params=RELEASES)
-def probe(request: pytest.FixtureRequest, hosts: dict[str, Host]) -> Host:
-    """A host where the service has been set up and started. Every test leaves it running."""
+def probe(request: pytest.FixtureRequest, hosts: dict[str, Host]) -> Iterator[Host]:
+    """A host where the service has been set up and started. Every test leaves it running; in the end it is gone."""
     host = hosts[request.param]
     assert config(host)["state"] == "started"
     assert service(host, "started")["changed"]
-    return host
+    yield host
+    host.says("systemctl", "disable", "--now", "probe.service")
+    host.says("rm", "-r", "/etc/systemd/system/probe.service", "/etc/probe")
+    host.says("systemctl", "daemon-reload")
 
 
 def test_a_service_is_started_enabled_and_then_left_alone(probe: Host) -> None:
@@ -96,6 +100,19 @@ def test_a_table_takes_a_reload_alone(probe: Host) -> None:
     probe.says("test", "-e", "/run/probe-reloaded")
     assert pid(probe) == first
     assert config(probe, table="two\n")["state"] == "unchanged"
+
+
+@pytest.mark.parametrize("option", ["--check", "--diff"])
+def test_no_link_of_another_user_is_followed(probe: Host, option: str) -> None:
+    """Who has taken over a daemon's user puts a link where the next run would give a directory to it."""
+    probe.says("install", "-d", "-o", "games", "/srv/games")
+    probe.says("runuser", "-u", "games", "--", "ln", "-sfn", "/etc", "/srv/games/new")
+    given = {"path": "/srv/games/new", "owner": "games", "group": "games", "mode": "0700"}
+    result = probe.module("daemon_config", option, directories=[given])
+    assert result["failed"]
+    where = "in a directory where others than root can make one"
+    assert result["msg"] == f"files: /srv/games/new: new is no directory or a symbolic link, {where}"
+    assert probe.says("stat", "-c", "%U %a", "/etc") == "root 755\n"
 
 
 def test_a_run_that_ended_before_the_restart_is_completed_by_the_next(probe: Host) -> None:

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from testbed import playbook
+from testbed import playbook, units
 from testbed.host import Host, Unsafe
 
 PLAYBOOK = Path(__file__).with_name("configure.yml")
 PASSWORD = "p:a#s@s \"w'o\\rd {{ü}} %n $x {% if"
 DKIMPROXY_CHECK = ["/usr/local/sbin/dkimproxy.out", "--check", "--conf_file=/etc/dkimproxy/dkimproxy_out.conf"]
-DAEMONS = ["dkimproxy", "dovecot", "opensmtpd"]
+DAEMONS = ["dkimproxy", "dovecot", "opensmtpd", "rspamd"]
+# Where root's own files are, too, the daemons find it.
 OWN_CERTIFICATE = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=vps7.provider.example"
-    " -addext subjectAltName=DNS:vps7.provider.example -keyout /etc/ssl/private/own.key -out /etc/ssl/own.pem"
+    " -addext subjectAltName=DNS:vps7.provider.example -keyout /root/tls/own.key -out /root/tls/own.pem"
 )
 HASH = "$6$0123456789abcdef$" + "a" * 86
 
@@ -52,10 +53,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "mail_tls_mode": "files",
         "opensmtpd_rspamd": False,
         "opensmtpd_received_auth": True,
-        "mail_tls_certificate_file": "/etc/ssl/own.pem",
-        "mail_tls_private_key_file": "/etc/ssl/private/own.key",
+        "mail_tls_certificate_file": "/root/tls/own.pem",
+        "mail_tls_private_key_file": "/root/tls/own.key",
         # The firewall takes rules without any limit, too.
         "opensmtpd_max_connections": 0,
+        "opensmtpd_max_inbound_rate": "",
         "opensmtpd_submission_max_connections": 0,
         "opensmtpd_submission_connections_per_minute": 90,
         "dovecot_max_connections": 0,
@@ -66,6 +68,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "mail_relay_password": "secret",
         "mail_relay_port": 465,
         "mail_relay_max_connections": 3,
+        "mail_relay_max_messages": 7,
+        "mail_relay_unsigned_headers": ["date", "content-type"],
         "mail_firewall": False,
         "mail_forward_via": "direct",
         "mail_dkim_selector": "s1",
@@ -76,7 +80,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "opensmtpd_from_policy": "domain",
         "opensmtpd_queue_ttl": "12h",
         "smtp_relay_retry_interval": 7,
-        "rspamd_watch_interval": 9,
+        "status_watch_interval": 9,
+        "status_patience": 12,
         "dovecot_mail_dir": "/srv/mail",
         "dovecot_junk_header": "X-Junk",
         "dovecot_imap_sessions": 40,
@@ -129,15 +134,15 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
         ("cat /etc/selfhosted-mail/closed", "shop@example.net\nshop@example.org\n"),
         ("ls /etc/dkimproxy/keys", "xn--bcher-kva.example.s2026.pem"),
         ("grep mta.limit /etc/opensmtpd/relay.conf", "max-conn-per-host 10 "),
-        ("ls /etc/selfhosted-mail/nftables", "dkimproxy.nft\ndovecot.nft\nopensmtpd.nft\n"),
+        ("ls /etc/selfhosted-mail/nftables", "dkimproxy.nft\ndovecot.nft\nopensmtpd.nft\nrspamd.nft\n"),
         ("grep Inactive /etc/systemd/system/selfhosted-mail-learn.timer", "OnUnitInactiveSec=8s"),
     ],
     "own certificate": [
         ("cat /etc/smtpd.conf", 'pki "vps7.provider.example" cert "/etc/selfhosted-mail/tls/fullchain.pem"'),
-        ("readlink -f /etc/selfhosted-mail/tls/fullchain.pem", "/etc/ssl/own.pem"),
-        ("readlink -f /etc/selfhosted-mail/tls/privkey.pem", "/etc/ssl/private/own.key"),
-        ("cat /etc/opensmtpd/relay.conf", 'match tag "INBOUND" from local for any reject'),
-        ("cat /etc/opensmtpd/relay.conf", 'match tag "REDIRECT" from any for any reject'),
+        ("readlink -f /etc/selfhosted-mail/tls/fullchain.pem", "/root/tls/own.pem"),
+        ("readlink -f /etc/selfhosted-mail/tls/privkey.pem", "/root/tls/own.key"),
+        ("cat /etc/smtpd.conf", 'match tag "INBOUND" from local for any reject'),
+        ("cat /etc/smtpd.conf", 'match tag "REDIRECT" from any for any reject'),
         ("grep TRUSTED.*auth /etc/smtpd.conf", " mask-src received-auth filter "),
         ("cat /etc/selfhosted-mail/nftables/opensmtpd.nft", "limit rate over 90/minute"),
         # sed ends with 1 where it finds the word.
@@ -146,12 +151,15 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
         ("ls /etc/dkimproxy/keys", "vps7.provider.example.mail.pem"),
     ],
     "other options": [
+        ("cat /etc/opensmtpd/relay.conf", " session-mail-max 7 "),
+        ("cat /etc/dkimproxy/dkimproxy_out.conf", "unsigned  date, content-type\n"),
         ("cat /etc/opensmtpd/relay.conf", "smtps://relay@smtp.provider.example:465"),
         ("grep FORWARD.*relay /etc/opensmtpd/relay.conf", 'action "FORWARD" relay helo "mail.example.org" srs'),
         ("doveconf -n", "/srv/mail"),
         ("grep filter-message /etc/smtpd.conf", " --messages 7 --from-policy domain"),
         ("grep Inactive /etc/systemd/system/selfhosted-mail-retry.timer", "OnUnitInactiveSec=7s"),
         ("grep Inactive /etc/systemd/system/selfhosted-mail-watch.timer", "OnUnitInactiveSec=9s"),
+        ("cat /etc/systemd/system/selfhosted-mail-watch.service", "--patience 12"),
         ("doveconf -n", "lz4"),
         ("sed /fts_/Q1 /etc/dovecot/dovecot.conf", "dovecot"),
         ("rspamadm configdump actions", "reject = 12.5"),
@@ -197,6 +205,7 @@ def checkers(host: Host, rspamd: bool) -> list[str]:
 @pytest.fixture(scope="module", autouse=True)
 def own_certificate(hosts: dict[str, Host]) -> None:
     for host in hosts.values():
+        host.says("mkdir", "-m", "0700", "/root/tls")
         host.says(*OWN_CERTIFICATE.split())
 
 
@@ -220,6 +229,7 @@ def test_the_daemons_accept(hosts: dict[str, Host], variant: str) -> None:
         assert host.says("systemctl", "is-active", *DAEMONS).split() == ["active"] * len(DAEMONS), host.release
         assert waiting(host) == (DAEMONS if firewall else []), host.release
         assert checkers(host, rspamd=variables.get("opensmtpd_rspamd", True)) == [], host.release
+        assert units.too_exposed(host.name, {}) == {}, host.release
         for command, shown in SHOWS[variant]:
             assert shown in host.says(*command.split()), f"{host.release}: {command}"
 

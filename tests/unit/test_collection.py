@@ -114,11 +114,12 @@ def test_every_filter_explains_itself(installed: Installed) -> None:
     ("tag", "roles"),
     [
         ("accounts", {"accounts", "dovecot", "opensmtpd"}),
+        ("bans", set()),
         ("certificate", {"dovecot", "opensmtpd"}),
         ("dkimproxy", {"accounts", "dkimproxy"}),
         ("dns", {"dkimproxy"}),
         ("dovecot", {"accounts", "dovecot"}),
-        ("firewall", {"dkimproxy", "dovecot", "opensmtpd"}),
+        ("firewall", {"dkimproxy", "dovecot", "opensmtpd", "rspamd"}),
         ("opensmtpd", {"accounts", "opensmtpd"}),
         ("rspamd", {"rspamd"}),
         ("smtp_relay", {"opensmtpd"}),

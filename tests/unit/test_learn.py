@@ -160,6 +160,12 @@ def test_the_disk_is_not_filled(
     for _ in range(3):
         move(message=b"x" * 100)
     assert len(waiting(program)) == 2
+    monkeypatch.setattr(program, "COPIES", 10)
+    monkeypatch.setattr(program, "ALL_BYTES", 250)
+    for size in (51, 50, 1):
+        move(message=b"x" * size)
+    assert len(waiting(program)) == 3
+    assert program.sizes() and sum(program.sizes()) == 250
 
 
 @pytest.mark.parametrize("arguments", [[], ["eggs", "alice@example.org"], ["spam", "alice@example.org", "x"]])

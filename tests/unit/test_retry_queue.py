@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from testbed.smtp_provider import Provider, self_signed
+
+START = 900_000  # of OpenSMTPD, seconds since the epoch
 PASS = 15  # seconds, as its timer says
 ENVELOPE = "00a1b2c3d4e5f601"
 SIGNER, RELAY = "smtp+notls://127.0.0.1:10027", "smtps://relay.test:465"
@@ -28,10 +31,16 @@ class Server:
         file = program.QUEUE / ENVELOPE[:2] / ENVELOPE[:8] / ENVELOPE
         file.parent.mkdir(parents=True)
         file.write_text(f"version: 3\ndispatcher: {action}\ntype: mta\n")
+        self.file = file
+        self.tried(START + 1)
+
+    def tried(self, when: float) -> None:
+        os.utime(self.file, (when, when))
 
     def smtpctl(self, *arguments: str) -> str:
         if arguments[0] == "schedule":
             self.tries += 1
+            self.tried(self.now)
         rest = f"1|2|3|4|pending|400|{self.error}\n"
         return f"{ENVELOPE}|inet4|mta|auth|{self.addresses}|{rest}" if arguments == ("show", "queue") else ""
 
@@ -53,6 +62,9 @@ def program(load_program: Callable[[str], ModuleType], tmp_path: Path, monkeypat
     module = load_program("smtp_relay/files/usr/local/lib/selfhosted-mail/retry-queue")
     monkeypatch.setattr(module, "STATE", tmp_path / "run" / "state.json")
     monkeypatch.setattr(module, "QUEUE", tmp_path / "queue")
+    monkeypatch.setattr(module, "CONTROL", tmp_path / "smtpd.sock")
+    module.CONTROL.touch()
+    os.utime(module.CONTROL, (START, START))
     return module
 
 
@@ -70,6 +82,27 @@ def server(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         return found
 
     return make
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_no_link_in_the_queue_is_followed(program: ModuleType, tmp_path: Path, level: int) -> None:
+    """It is another user's."""
+    names = [ENVELOPE[:2], ENVELOPE[:8], ENVELOPE]
+    elsewhere = tmp_path / "elsewhere" / Path(*names)
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.write_text("dispatcher: SIGN\n")
+    here = program.QUEUE / Path(*names[:level])
+    here.mkdir(parents=True)
+    (here / names[level]).symlink_to((tmp_path / "elsewhere") / Path(*names[: level + 1]))
+    with pytest.raises(OSError, match=names[level]):
+        program.last_try(ENVELOPE)
+
+
+def test_no_pipe_in_the_queue_is_waited_for(program: ModuleType) -> None:
+    folder = program.QUEUE / ENVELOPE[:2] / ENVELOPE[:8]
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / ENVELOPE)
+    assert program.last_try(ENVELOPE)[0] == ""
 
 
 def test_a_relay_that_refuses_the_login_is_asked_less_and_less(server: Callable[..., Server]) -> None:
@@ -95,10 +128,35 @@ def test_an_answer_of_the_relay_is_respected(server: Callable[..., Server]) -> N
     assert server("SEND", error="451 4.7.1 Later").passes(600) == 0
 
 
+def test_a_relay_that_closes_the_connection_is_asked_again(server: Callable[..., Server]) -> None:
+    """421 says nothing of the message (RFC 5321 §3.8)."""
+    assert server("SEND", error="421 4.7.0 Too many messages in this session").passes(PASS) == 1
+
+
 def test_what_goes_to_mx_hosts_is_left_alone(server: Callable[..., Server]) -> None:
     far = server("FORWARD")
     assert far.passes(600) == 0
     assert far.passes(600, ()) == 0
+
+
+@pytest.mark.parametrize("error", ["Network error on destination MXs", "451 4.7.1 The MX said it"])
+@pytest.mark.parametrize("hops", [HOPS, HOPS[:1], ()], ids=["a relay", "MX hosts", "MX hosts of a satellite"])
+def test_after_a_start_each_is_tried_once(server: Callable[..., Server], error: str, hops: tuple[str, ...]) -> None:
+    """The relay may be a new one, or gone."""
+    found = server("SEND", error)
+    found.tried(START - 1)
+    assert found.passes(PASS, hops) == 1
+    again = found.passes(600, hops)
+    assert (again == 0) is (len(hops) < 2 or error.startswith("451"))
+
+
+def test_after_a_start_a_relay_that_is_away_is_waited_for(server: Callable[..., Server]) -> None:
+    found = server("SEND", "451 4.7.1 Another relay said it")
+    found.tried(START - 1)
+    found.there = False
+    assert found.passes(600) == 0
+    found.there = True
+    assert found.passes(PASS) == 1
 
 
 def test_one_hop_of_two_actions_is_probed_once(server: Callable[..., Server]) -> None:
@@ -141,7 +199,9 @@ def test_without_opensmtpd_it_says_so(
     assert capsys.readouterr().err == "<3>retry-queue: [Errno 2] No such file or directory: 'smtpctl'\n"
 
 
-def test_probes(program: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("smtps", [False, True])
+def test_probes(program: ModuleType, tmp_path: Path, smtps: bool) -> None:
+    """A certificate that nobody trusts, a relay without STARTTLS: OpenSMTPD says what it thinks of it."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "lmtp"))
         listener.listen()
@@ -149,3 +209,8 @@ def test_probes(program: ModuleType, tmp_path: Path) -> None:
     assert not program.answers(program.Hop("", "", "", str(tmp_path / "lmtp")))
     assert not program.answers(program.Hop("smtps", "127.0.0.1", "1", ""))
     assert not program.answers(program.Hop("smtp+notls", "a..b", "99999999", ""))
+    pem, scheme = self_signed(tmp_path, "other"), "smtps" if smtps else "smtp+tls"
+    for greeting, there in ("220 hello", True), ("421 busy", False):
+        with Provider(pem, "", "", smtps=smtps, starttls="", greeting=greeting) as relay:
+            assert program.answers(program.Hop(scheme, "localhost", str(relay.port), "")) is there
+        assert set(relay.commands) <= {"QUIT"}

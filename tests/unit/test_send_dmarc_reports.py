@@ -6,15 +6,15 @@ from __future__ import annotations
 import os
 import pwd
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-# In the place of runuser(1), which would start rspamadm: notes what it is called with, what it finds, and what it is
+# In the place of setpriv(1), which would start rspamadm: notes what it is called with, what it finds, and what it is
 # answered.
-RUNUSER = """#!{python}
+SETPRIV = """#!{python}
 import grp, os, pathlib, pwd, socket, sys
 directory = pathlib.Path("{directory}")
 (directory / "called").write_text(" ".join(sys.argv[1:]))
@@ -47,7 +47,9 @@ QUIT\r
 
 
 @pytest.fixture
-def program(load_program: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def program(
+    load_program: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ModuleType]:
     if os.geteuid():
         pytest.skip("gives a directory to a group as root does")
     module = load_program("rspamd/files/usr/local/lib/selfhosted-mail/send-dmarc-reports")
@@ -55,12 +57,15 @@ def program(load_program: Callable[[str], ModuleType], tmp_path: Path, monkeypat
     monkeypatch.setattr(module, "RSPAMD", "daemon")
     monkeypatch.setattr(module, "SENDMAIL", str(tmp_path / "sendmail"))
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    return module
+    group, umask = os.getegid(), os.umask(0o022)
+    yield module
+    os.setegid(group)
+    os.umask(umask)
 
 
 def run(program: ModuleType, tmp_path: Path, code: int = 0, said: bytes = SESSION, sendmail: int = 0) -> int:
     """Its exit code where rspamadm ends with ``code`` and sendmail with another."""
-    for name, text in (("runuser", RUNUSER), ("sendmail", SENDMAIL)):
+    for name, text in (("setpriv", SETPRIV), ("sendmail", SENDMAIL)):
         (tmp_path / name).write_text(text.format(python=sys.executable, directory=tmp_path, code=code))
         (tmp_path / name).chmod(0o755)
     (tmp_path / "said").write_bytes(said)
@@ -69,17 +74,16 @@ def run(program: ModuleType, tmp_path: Path, code: int = 0, said: bytes = SESSIO
 
 
 def test_rspamds_group_may_connect_and_change_nothing(program: ModuleType, tmp_path: Path) -> None:
-    """Also where an earlier version has left another directory and socket."""
-    daemon = pwd.getpwnam("daemon")
-    (tmp_path / "run").mkdir(mode=0o700)
-    os.chown(tmp_path / "run", daemon.pw_uid, daemon.pw_gid)
-    (tmp_path / "run" / "smtp.sock").touch()
-    before = os.umask(0o022)
-    assert run(program, tmp_path) == os.EX_OK
-    assert (tmp_path / "modes").read_text() == f"2710:0:{daemon.pw_gid} 660:0:{daemon.pw_gid}"
-    assert (tmp_path / "called").read_text() == "-u daemon -- rspamadm dmarc_report 20260131"
-    assert os.umask(before) == 0o022
-    assert list((tmp_path / "run").iterdir()) == []
+    """By hand, and where systemd has made the directory and an earlier run was killed."""
+    group = pwd.getpwnam("daemon").pw_gid
+    for _run in range(2):
+        assert run(program, tmp_path) == os.EX_OK
+        assert (tmp_path / "modes").read_text() == f"710:0:{group} 660:0:{group}"
+        command = "--reuid=_rspamd --regid=_rspamd --init-groups -- rspamadm dmarc_report 20260131"
+        assert (tmp_path / "called").read_text() == command
+        assert list((tmp_path / "run").iterdir()) == []
+        (tmp_path / "run" / "smtp.sock").touch()
+    assert os.umask(0o022) == 0o022
 
 
 def test_a_report_goes_to_sendmail(program: ModuleType, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ _STATE = r"""
 find /etc /usr/local /opt /root /var/lib /var/vmail /var/spool -xdev -type f \
     -not -path '/var/lib/redis*' -not -path '/var/lib/rspamd/*' -not -path '/var/spool/smtpd/*' \
     -not -path '/var/vmail/*' -not -path '/root/.ansible/*' -not -path '/var/lib/systemd/*' \
-    -not -path '/var/lib/private/*' \
+    -not -path '/var/lib/private/*' -not -path '/var/lib/selfhosted-mail/filter/*' \
+    -not -path '/var/lib/fail2ban/*' \
     -printf '%m %u %g %p ' -exec sha256sum {} \; | sort -k 4
 dpkg-query -W
 systemctl show -p Id -p MainPID -p ActiveState -p UnitFileState opensmtpd dkimproxy rspamd dovecot

@@ -22,13 +22,15 @@ PASSWORD = "correct horse battery staple"
 SCHEMES = ["$2a$", "$2b$", "$2y$", "$5$", "$6$", "$y$", "$gy$", "$7$"]
 HASH = "$6$wonderland$1asxSCdvXeUluRiLIqS67ZKu5aCraQTK5M7UUrNO6YL5BqCZLEI7JdZ6GAvAtprywLm/xQrzSq1tEgo7KkRGm0"
 
-# crypt(3) of a server: a hash of the first argument for each scheme of the rest.
+# crypt(3) of a server: a hash of the first argument for each scheme of the rest, scrypt as cheap as it comes.
 CRYPT = r"""
 import ctypes, os, sys
 library = ctypes.CDLL("libcrypt.so.1")
 library.crypt.restype = library.crypt_gensalt.restype = ctypes.c_char_p
 for scheme in sys.argv[2:]:
-    print(library.crypt(sys.argv[1].encode(), library.crypt_gensalt(scheme.encode(), 0, os.urandom(16), 16)).decode())
+    cost = 6 if scheme == "$7$" else 0
+    setting = library.crypt_gensalt(scheme.encode(), cost, os.urandom(16), 16)
+    print(library.crypt(sys.argv[1].encode(), setting).decode())
 """
 
 

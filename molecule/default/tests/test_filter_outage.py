@@ -121,7 +121,7 @@ def test_other_users_do_not_have_it_restarted(server: Server) -> None:
     smtpd = server.main_pid("opensmtpd")
     docker("exec", "--detach", "--user", "nobody", server.container, "python3", "-c", IMPOSTOR)
     wait_for(lambda: server.run("sh", "-c", "pgrep --uid nobody -x filter-rspamd || true"), what="it runs")
-    server.run("/usr/local/lib/selfhosted-mail/watch-rspamd")
+    server.run("/usr/local/sbin/mail-status", "--watch")
     assert server.main_pid("opensmtpd") == smtpd
     server.run("pkill", "--uid", "nobody", "-x", "filter-rspamd")
 

@@ -50,7 +50,7 @@ def test_leaves_with_the_accounts_envelope_and_the_peers_signature(server: Serve
 
 @both
 def test_unsigned_mail_leaves_unsigned(server: Server) -> None:
-    [kept] = provider.find(RELAY, received(server, f'redirect "{FRIEND}";\n'))
+    kept = provider.wait_kept(RELAY, received(server, f'redirect "{FRIEND}";\n'))
     assert kept.sender == server.quinn.address
     assert signatures(kept.raw) == []
 

@@ -5,11 +5,15 @@ import re
 
 import pytest
 
-from testbed import containers
+from testbed import containers, units
 from testbed.signer import compose, kept, send, verified
 
 testinfra_hosts = ["docker://dkimproxy_upstream-debian12", "docker://dkimproxy_upstream-debian13"]
 CHECK = "runuser -u dkimproxy -- /usr/local/sbin/dkimproxy.out --check --conf_file=/etc/dkimproxy/dkimproxy_out.conf"
+
+
+def test_services_may_do_little(container):
+    assert units.too_exposed(container, {}) == {}
 
 
 @pytest.mark.parametrize(

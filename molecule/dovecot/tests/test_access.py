@@ -11,7 +11,7 @@ import pytest
 from dovecot_host import ALICE, BOB, lmtp
 from testinfra.host import Host
 
-from testbed import imap, smtp
+from testbed import imap, smtp, units
 
 testinfra_hosts = ["docker://dovecot-debian12", "docker://dovecot-debian13"]
 
@@ -91,7 +91,7 @@ def test_lmtp_socket_is_for_vmail_alone(host: Host, container: str) -> None:
         ("/etc/selfhosted-mail/passwd", "root", 0o440),
         ("/etc/selfhosted-mail/tls/privkey.pem", "root", 0o600),
         ("/var/vmail", "vmail", 0o700),
-        ("/var/lib/selfhosted-mail/full", "vmail", 0o700),
+        ("/var/lib/selfhosted-mail/full", "root", 0o770),
         ("/var/lib/selfhosted-mail/learn", "vmail", 0o700),
     ],
 )
@@ -99,6 +99,11 @@ def test_owners_and_modes(host: Host, path: str, user: str, mode: int) -> None:
     """Of what a link leads to, where it is one."""
     found = host.file(host.file(path).linked_to)
     assert (found.user, found.mode) == (user, mode)
+
+
+def test_services_may_do_little(container: str) -> None:
+    """More than with the role opensmtpd, whose sendmail needs nothing."""
+    assert units.too_exposed(container, {"dovecot.service": 3.0}) == {}
 
 
 def test_mail_is_read_by_vmail_alone(host: Host) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import pytest
-from testinfra.host import Host
 
 from testbed.firewall import check_limits, clients
 
@@ -12,6 +11,6 @@ testinfra_hosts = ["docker://dovecot-debian12", "docker://dovecot-debian13"]
 
 
 @pytest.mark.parametrize(("port", "family"), [(993, "ipv6"), (4190, "ipv4")])
-def test_connections_of_an_address(host: Host, port: int, family: str) -> None:
-    with clients(host):
-        check_limits(host, port, family)
+def test_connections_of_an_address(container: str, port: int, family: str) -> None:
+    with clients(container):
+        check_limits(container, port, family)

@@ -22,6 +22,7 @@ from testbed.signatures import author, check_signed
 
 RELAY = "pipeline-relay"
 FRIEND = "friend@far.test"
+ANY_FRIEND = "friend@"
 # Postfix's own lines on top of what it was given.
 _KEPT = 'grep -rlF -e "$1" /var/spool/kept/all/new'
 
@@ -49,7 +50,7 @@ class Server(server.Server):
 
     def queue(self) -> str:
         """What waits in OpenSMTPD, a line each, but for bounces to alice, who has no mailbox here."""
-        return self.sh(f"smtpctl show queue | grep -F {FRIEND} || true")
+        return self.sh(f"smtpctl show queue | grep -F {ANY_FRIEND} || true")
 
     def journal(self, since: str, unit: str = "dkimproxy") -> list[str]:
         """What a unit has logged since `now()` gave that cursor."""
@@ -83,9 +84,10 @@ class Batch:
 
     server: Server
     mark: str = field(default_factory=lambda: f"batch{uuid.uuid4().hex}")
+    recipient: str = FRIEND
 
     def message(self, number: int, body: bytes = b"") -> bytes:
-        head = f"From: {self.server.alice}\r\nTo: {FRIEND}\r\nSubject: {self.mark}.{number}.\r\n"
+        head = f"From: {self.server.alice}\r\nTo: {self.recipient}\r\nSubject: {self.mark}.{number}.\r\n"
         head += f"Date: Sun, 22 Nov 2026 12:00:00 +0000\r\nMessage-ID: <{self.mark}.{number}@{self.server.domain}>\r\n"
         return head.encode() + b"\r\n" + (body or b"Some words of a line, as people write them.\r\n" * 80)
 
@@ -99,7 +101,7 @@ class Batch:
         for at in range(0, len(numbers), 50):
             with self.server.login() as session:
                 for number in numbers[at : at + 50]:
-                    session.sendmail(self.server.alice, [FRIEND], self.message(number, body))
+                    session.sendmail(self.server.alice, [self.recipient], self.message(number, body))
 
     @contextmanager
     def submitting(self, count: int, connections: int) -> Iterator[None]:

@@ -5,12 +5,17 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
 from pipeline import FRIEND, RELAY, Batch, Server, both
 
-from testbed.containers import run, wait_for
+from testbed import dns, provider, relays
+from testbed.containers import run, wait_for, write
+from testbed.playbook import run_role
 
+NOBODY = "198.51.100.126"
+NAME = "relay.pipeline.test"
 SOON = 60  # seconds within which what waited has left once the stage is back
 PROCESSES = "main=$(systemctl show -P MainPID dkimproxy); echo $main $(pgrep -P $main)"
 WATCHDOG = "systemctl show -P WatchdogTimestampMonotonic dkimproxy"  # microseconds
@@ -100,10 +105,19 @@ def test_the_signer_is_away_for_half_a_minute(server: Server) -> None:
     batch.check(30)
 
 
-def was_tried(server: Server) -> bool:
+def was_tried(server: Server, count: int = 30) -> bool:
     """Whether all messages wait, and have met with an error already."""
     rows = [line.split("|", 13) for line in server.queue().splitlines()]
-    return len(rows) == 30 and any(row[13] for row in rows)
+    return len(rows) == count and any(row[13] for row in rows)
+
+
+def check_patience(server: Server) -> None:
+    """OpenSMTPD connects a few times a second at most to who refuses connections, and not as fast as it can."""
+    retried = "systemctl show -P ExecMainStartTimestampMonotonic selfhosted-mail-retry.service"
+    connections = "awk '/^Tcp: [0-9]/ { print $6 }' /proc/net/snmp"
+    before, begun, last = int(server.sh(connections)), time.monotonic(), server.sh(retried)
+    wait_for(lambda: server.sh(retried) != last, what="the timer's next look")
+    assert (int(server.sh(connections)) - before) / (time.monotonic() - begun) < 30
 
 
 def test_the_relay_is_away_and_then_hangs() -> None:
@@ -120,12 +134,20 @@ def test_the_relay_is_away_and_then_hangs() -> None:
         batches[server].wait(30, SOON)
         batches[server].check(30, copies=2)
 
+    @both
+    def known_to_be_there(server: Server) -> None:
+        batch = Batch(server)
+        batch.submit(1, 1)
+        batch.wait(1, SOON)
+
     batches: dict[Server, Batch] = {}
+    known_to_be_there()
     run(RELAY, "systemctl", "stop", "postfix")
     try:
         submit()
         for server in batches:
             wait_for(lambda server=server: was_tried(server), what="a try")  # type: ignore[misc]
+            check_patience(server)
         assert [batch.arrived() for batch in batches.values()] == [0, 0]
     finally:
         run(RELAY, "systemctl", "start", "postfix")
@@ -141,6 +163,50 @@ def test_the_relay_is_away_and_then_hangs() -> None:
     finally:
         run(RELAY, "sh", "-c", stop.format("CONT"))
     arrives()
+
+
+def test_a_relay_is_taken_away_and_comes_back(tmp_path: Path) -> None:
+    """With 20 messages waiting for it. Its certificate is one that OpenSMTPD takes and Python's defaults do not."""
+    relay = relays.Relay("", True, "without key usage", f"/CN={NAME}", (f"subjectAltName=DNS:{NAME}",))
+    trusted, file = relays.authorities(tmp_path), "/usr/local/share/ca-certificates/relays.crt"
+    write(RELAY, "/etc/postfix/tls/another.pem", relays.identity(tmp_path, relay).read_text())
+    dns.publish("away.test", f"@ MX 10 mx\nmx A {NOBODY}\n")
+    begun: dict[Server, tuple[str, Batch]] = {}
+    run(RELAY, "systemctl", "stop", "postfix")
+
+    @both
+    def go_and_come(server: Server) -> None:
+        server.settle()
+        write(server.container, file, trusted)
+        server.run("update-ca-certificates")
+        begun[server] = server.now(), Batch(server, recipient="friend@away.test")
+        begun[server][1].submit(20, 2)
+        wait_for(lambda: was_tried(server, 20), what="a try")
+        run_role(server.container, variables={"mail_relay_host": ""})
+        # A try that fails writes the file in the queue; of its lines the journal has suppressed some.
+        newer = "find -H /var/spool/smtpd/queue -type f ! -name message -newer /run/smtpd.sock"
+        tried = f"{newer} -exec grep -lF 'dest: friend@away.test' {{}} + | wc -l"
+        wait_for(lambda: int(server.sh(tried)) == 20 and was_tried(server, 20), what="tries without the relay")
+        run_role(server.container)
+
+    @both
+    def arrives(server: Server) -> None:
+        cursor, batch = begun[server]
+        batch.wait(20, SOON)
+        batch.check(20)
+        assert not [line for line in server.journal(cursor, "opensmtpd") if "unknown dispatcher" in line]
+
+    @both
+    def trust_no_more(server: Server) -> None:
+        server.sh(f"rm -f {file}; update-ca-certificates --fresh")
+
+    try:
+        go_and_come()
+        provider.show_certificate(RELAY, "another")
+        arrives()
+    finally:
+        provider.show_certificate(RELAY, "trusted")
+        trust_no_more()
 
 
 @both

@@ -15,6 +15,10 @@ def test_the_file_is_as_he_wrote_it(host):
     assert not host.file("/etc/mailname").exists
 
 
+def test_his_opensmtpd_may_do_what_it_likes(host):
+    assert not host.file("/etc/systemd/system/opensmtpd.service.d/sandbox.conf").exists
+
+
 def test_his_own_listener_sends_through_the_provider():
     marker = uuid.uuid4().hex
     program = (

@@ -91,6 +91,8 @@ def test_a_file_of_dkimproxy_is_taken_over(load):
         ("from_policy any", "conf:5: from_policy 'any': must be account or domain"),
         ("from_policy account", "conf:5: from_policy account needs 'senders'"),
         ("received_auth true", "conf:5: received_auth 'true': must be yes or no"),
+        ("unsigned date, From", "conf:5: unsigned 'date, From': must be names of header fields, without From"),
+        ("unsigned to date", "conf:5: unsigned 'to date': must be names of header fields, without From"),
         ("foreign_from sign", "conf:5: foreign_from 'sign': must be refuse or rewrite"),
         ("host 127.0.0.1", "conf:5: 'host' is no option of this signer: write listen"),
         ("relay_port 25", "conf:5: 'relay_port' is no option of this signer: write relay"),

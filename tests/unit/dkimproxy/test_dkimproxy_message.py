@@ -149,15 +149,29 @@ def test_added_fields_break_the_signature(setup, keys):
     wire, _ = pass_on(setup, stuffed(MESSAGE))
     message = received(wire)
     assert keys.verifies(message)
-    for name in ("From", "To", "Cc", "Subject", "Date", "Message-ID", "Reply-To", "In-Reply-To", "References",
+    for name in ("From", "To", "Cc", "Subject", "Date", "Reply-To", "In-Reply-To", "References",
                  "MIME-Version", "Content-Type", "Content-Transfer-Encoding"):  # fmt: skip
         assert not keys.verifies(f"{name}: added\r\n".encode() + message), name
         assert not keys.verifies(message.replace(b"\r\n\r\n", f"\r\n{name}: added\r\n\r\n".encode(), 1)), name
     assert keys.verifies(b"Received: by relay\r\nX-Spam: no\r\n" + message)
+    assert keys.verifies(message.replace(b"\r\nMessage-ID: <1@", b"\r\nMessage-ID: <of-the-provider@"))
     assert not keys.verifies(message.replace(b"Hello", b"Hallo"))
 
 
-def test_missing_date_and_message_id_are_added_and_signed(setup, keys):
+def test_what_a_provider_rewrites_is_not_signed(keys, tmp_path):
+    """`unsigned`, also where h= names it."""
+    signature = [f"dkim(key={keys.path('rsa')},s=rsa,h=X-Mine:X-Kept)"]
+    options = {"signature": signature, "unsigned": "Date, x-mine", "spool_dir": str(tmp_path)}
+    setup = Setup.load(make_config(keys, 1, options))
+    message = received(pass_on(setup, stuffed(b"X-Mine: 1\r\nX-Kept: 1\r\n" + MESSAGE))[0])
+    assert keys.verifies(message)
+    assert keys.verifies(re.sub(rb"(?m)^Date: .*", b"Date: Fri, 1 Jan 2027 00:00:00 +0000\r", message))
+    assert keys.verifies(message.replace(b"X-Mine: 1", b"X-Mine: 2"))
+    assert not keys.verifies(message.replace(b"X-Kept: 1", b"X-Kept: 2"))
+    assert not keys.verifies(message.replace(b"Subject: ", b"Subject: x"))
+
+
+def test_missing_date_and_message_id_are_added(setup, keys):
     wire, _ = pass_on(setup, stuffed(b"From: alice@example.org\r\n\r\nHi\r\n"))
     message = received(wire)
     assert keys.verifies(message)

@@ -73,6 +73,7 @@ def test_files(tables: Tables, directory: Path) -> None:
     assert (directory / "senders").read_text() == (
         "alice@example.org alice@example.org, info@example.org\nbob@example.org bob@example.org\n"
     )
+    assert (directory / "recipients-per-hour").read_text() == "* 1000\n"
     assert (directory / "domains").read_text() == "example.org\nmail.example.org\n"
     virtuals = (directory / "virtuals").read_text().splitlines()
     assert {
@@ -82,7 +83,7 @@ def test_files(tables: Tables, directory: Path) -> None:
         "root@mail.example.org alice@example.org",
     } < set(virtuals)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
-    public = dict.fromkeys(("senders", "virtuals", "recipients", "closed", "domains"), 0o644)
+    public = dict.fromkeys(("senders", "virtuals", "recipients", "closed", "domains", "recipients-per-hour"), 0o644)
     assert modes == {"passwd": 0o440, "credentials": 0o440, **public}
     assert stat.S_IMODE(directory.stat().st_mode) == 0o755
 
@@ -127,7 +128,7 @@ SETTINGS = {
     "$6$": "$6$saltsalt$",
     "$y$": "$y$j75$saltsaltsaltsaltsalts1$",
     "$gy$": "$gy$j75$saltsaltsaltsaltsalts1$",
-    "$7$": "$7$CU..../....saltsalt$",
+    "$7$": "$7$BU..../....saltsalt$",
 }
 
 
@@ -164,9 +165,23 @@ def test_who_only_sends_has_no_mailbox_and_who_is_not_enabled_no_login(tables: T
     assert (directory / "credentials").read_text() == "nobody@invalid *\n"
 
 
+def test_recipients_in_an_hour(tables: Tables, directory: Path) -> None:
+    accounts = [
+        {"address": "Alice@example.org", "password_hash": HASH, "recipients_per_hour": "50"},
+        {"address": "bob@example.org", "password_hash": HASH, "recipients_per_hour": 0},
+        {"address": "carol@example.org", "password_hash": HASH, "recipients_per_hour": None},
+    ]
+    tables(accounts)
+    assert tables(accounts, recipients_per_hour=300)["changed_paths"] == [str(directory / "recipients-per-hour")]
+    assert (directory / "recipients-per-hour").read_text() == "* 300\nalice@example.org 50\nbob@example.org 0\n"
+
+
 def test_mailboxes_without_an_account_are_named(tables: Tables, directory: Path) -> None:
     for box in ("alice", "bob"):
         (directory.parent / "vmail" / "example.org" / box).mkdir(parents=True)
+    # What the mailboxes' user has linked is none.
+    (directory.parent / "vmail" / "other.example").symlink_to("/")
+    (directory.parent / "vmail" / "example.org" / "carol").symlink_to("/etc")
     accounts = [{"address": "alice@example.org", "password_hash": HASH}]
     assert tables(accounts)["left_mailboxes"] == ["bob@example.org"]
     assert (directory.parent / "vmail" / "example.org" / "bob").exists()
@@ -175,7 +190,7 @@ def test_mailboxes_without_an_account_are_named(tables: Tables, directory: Path)
 def test_check_mode_writes_nothing(tables: Tables, directory: Path) -> None:
     result = tables([{"address": "alice@example.org", "password": PASSWORD}], check=True)
     assert result["changed"]
-    assert len(result["changed_paths"]) == 7
+    assert len(result["changed_paths"]) == 8
     assert not directory.exists()
 
 
@@ -247,3 +262,17 @@ def test_ten_thousand_accounts_take_seconds(tables: Tables, directory: Path) -> 
 def test_the_quota_is_for_dovecot(tables: Tables, directory: Path, quota: str | None, field: str) -> None:
     tables([{"address": "alice@example.org", "password_hash": HASH, "quota": quota}])
     assert (directory / "passwd").read_text() == f"alice@example.org:{HASH}:::::{field}\n"
+
+
+def test_the_login_for_checks_may_send_proofs_alone(tables: Tables, directory: Path) -> None:
+    """``mail-proof@`` of a domain takes no mail, a catch-all's neither."""
+    login = "mail-status@mail.example.org"
+    accounts = [{"address": "bob@example.net", "password_hash": HASH}]
+    domains = ["example.org", "example.net"]
+    tables(accounts, status_login=login, domains=domains, aliases={"@example.org": ["bob@example.net"]})
+    senders = (directory / "senders").read_text().splitlines()
+    assert f"{login} mail-proof@example.org, mail-proof@example.net" in senders
+    assert (directory / "closed").read_text().split() == ["mail-proof@example.net", "mail-proof@example.org"]
+    tables(accounts, domains=domains)
+    assert login not in (directory / "senders").read_text()
+    assert (directory / "closed").read_text() == "nobody@invalid\n"

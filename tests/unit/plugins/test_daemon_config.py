@@ -240,6 +240,7 @@ def role(tmp_path: Path) -> Path:
         (f"files/{here}/program", "#!/bin/sh\n# {{ not a template }}\n", 0o755),
         ("templates/other.j2", "other {{ name }}\n", 0o644),
         ("files/plain", "plain\n", 0o644),
+        *((f"files/{here}/package/{name}", f"{name}\n", 0o644) for name in ("one.py", "two.py", "notes")),
     ):
         (role / name).parent.mkdir(parents=True, exist_ok=True)
         (role / name).write_text(text)
@@ -281,8 +282,26 @@ def test_a_files_place_in_the_role_is_its_place_on_the_host(
     assert "changed=0" in run_role(playbook, role, files).stdout
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="the files belong to root")
+def test_a_pattern_stands_for_the_files_of_the_role(playbook: Callable[..., Any], role: Path, etc: Path) -> None:
+    (etc / "package").mkdir()
+    done = run_role(playbook, role, [{"dest": str(etc / "package/*.py"), "mode": "0600"}])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name: path.read_text() for path in (etc / "package").iterdir()} == {
+        "one.py": "one.py\n",
+        "two.py": "two.py\n",
+    }
+    assert stat.S_IMODE((etc / "package/one.py").stat().st_mode) == 0o600
+
+
 @pytest.mark.parametrize(
-    "file", [{"dest": "/etc/none"}, {"dest": "/etc/a", "src": "none.j2"}, {"dest": "/etc/a", "src": "none"}]
+    "file",
+    [
+        {"dest": "/etc/none"},
+        {"dest": "/etc/none/*.py"},
+        {"dest": "/etc/a", "src": "none.j2"},
+        {"dest": "/etc/a", "src": "none"},
+    ],
 )
 def test_a_file_that_the_role_does_not_have(playbook: Callable[..., Any], role: Path, file: dict[str, Any]) -> None:
     done = run_role(playbook, role, [file])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Root follows no symbolic link in a directory where others can make one."""
+"""Root follows no link in a directory where others can make one."""
 
 from __future__ import annotations
 
@@ -50,6 +50,29 @@ def test_links_in_a_directory_of_another_user(theirs: Path, touch: Callable[[Pat
     assert roots.stat().st_uid == (roots / "shadow").stat().st_uid == 0
     assert stat.S_IMODE(roots.stat().st_mode) == 0o755
     assert (roots / "shadow").read_text() == "secret\n"
+
+
+@pytest.mark.parametrize(
+    "touch",
+    [
+        lambda theirs: Access("54321", "54321", "0600").apply(theirs / "hard"),
+        lambda theirs: Access("54321", "54321", "0600").differs(theirs / "hard"),
+        lambda theirs: safe_path.read(theirs / "hard"),
+    ],
+)
+def test_a_second_name_in_a_directory_of_another_user(theirs: Path, touch: Callable[[Path], object]) -> None:
+    """Kernels with fs.protected_hardlinks=0 let everybody give one to any file."""
+    shadow = theirs.parent / "roots" / "shadow"
+    (theirs / "hard").hardlink_to(shadow)
+    with pytest.raises(UnsafePath, match="hard links"):
+        touch(theirs)
+    assert shadow.stat().st_uid == 0
+
+
+def test_commands_write_where_root_alone_can_link(theirs: Path) -> None:
+    safe_path.require_roots_directory(theirs.parent / "roots" / "key")
+    with pytest.raises(UnsafePath, match="others than root can make links"):
+        safe_path.require_roots_directory(theirs / "key")
 
 
 def test_a_link_itself_is_replaced(theirs: Path) -> None:

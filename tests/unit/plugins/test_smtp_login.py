@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.selfhosted.mail.plugins.modules import smtp_login
 
+from testbed import relays
 from testbed.smtp_provider import Provider, self_signed
 
 Login = Callable[..., dict[str, Any]]
@@ -23,12 +24,20 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return self_signed(tmp_path_factory.mktemp("provider"), "localhost")
 
 
+@pytest.fixture(scope="session")
+def issuers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the authorities, and ``trusted`` of them."""
+    found = tmp_path_factory.mktemp("issuers")
+    (found / "trusted").write_text(relays.authorities(found))
+    return found
+
+
 @pytest.fixture
 def login(
     run_module: Callable[..., dict[str, Any]], pem: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Login:
     """Run the module with the right credentials against a provider; the host trusts its certificate."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    monkeypatch.setattr(smtp_login, "CA_FILE", str(pem))
     file = tmp_path / "relay_credentials"
     file.write_text(f"# a comment\nrelay {USERNAME}:{PASSWORD}\n", encoding="utf-8")
 
@@ -50,16 +59,51 @@ def login(
     return run
 
 
+@pytest.mark.parametrize("relay", relays.RELAYS, ids=str)
+def test_what_opensmtpd_can_use_is_taken_and_nothing_else(
+    login: Login, issuers: Path, monkeypatch: pytest.MonkeyPatch, relay: relays.Relay
+) -> None:
+    """The scenario smtp_relay asks OpenSMTPD the same."""
+    connect = socket.create_connection
+    monkeypatch.setattr(smtp_login, "CA_FILE", str(issuers / "trusted"))
+    monkeypatch.setattr(
+        smtp_login.socket, "create_connection", lambda where, *rest: connect(("127.0.0.1", where[1]), *rest)
+    )
+    with Provider(relays.identity(issuers, relay), USERNAME, PASSWORD, **relay.provider) as provider:
+        result = login(provider, host=relays.NAME)
+    assert result["accepted"] is relay.usable, result["msg"]
+    assert ("MAIL" in provider.commands) is relay.usable
+    assert relay.usable or "AUTH" not in provider.commands
+    assert not any("AUTH" in line for line in provider.in_clear)
+
+
 @VARIANTS
-@pytest.mark.parametrize("mechanisms", ["PLAIN LOGIN", "LOGIN CRAM-MD5", "plain"])
-def test_right_credentials(login: Login, pem: Path, smtps: bool, mechanisms: str) -> None:
-    with Provider(pem, USERNAME, PASSWORD, smtps=smtps, mechanisms=mechanisms) as provider:
+@pytest.mark.parametrize("keywords", ["AUTH PLAIN LOGIN", "AUTH LOGIN CRAM-MD5"])
+def test_right_credentials(login: Login, pem: Path, smtps: bool, keywords: str) -> None:
+    with Provider(pem, USERNAME, PASSWORD, smtps=smtps, keywords=(keywords,)) as provider:
         result = login(provider)
-    assert result["accepted"] is True
+    assert (result["accepted"], result["null_sender"], result["tls"]) == (True, True, "TLSv1.3")
     assert not result["changed"]
-    assert result["msg"] == f"relay localhost:{provider.port} takes the login: 235 2.7.0 Welcome 2.7.0 customer 17"
-    assert provider.commands[-1] == "QUIT"
-    assert "MAIL" not in provider.commands
+    assert result["msg"] == (
+        f"relay localhost:{provider.port} takes the login: 235 2.7.0 Welcome 2.7.0 customer 17 (TLSv1.3);"
+        " null sender: 250 2.1.0 Sender ok"
+    )
+    assert provider.commands[-3:] == ["MAIL", "RSET", "QUIT"]
+    assert f"localhost:{provider.port} refuses" not in str(result.get("warnings"))
+
+
+@pytest.mark.parametrize(("reply", "taken"), [("550 enable blank senders", False), ("451 later", None)])
+def test_the_null_sender(login: Login, pem: Path, reply: str, taken: bool | None) -> None:
+    """Its refusal is a warning, whatever is required of the login."""
+    with Provider(pem, USERNAME, PASSWORD, null_sender=reply) as provider:
+        result = login(provider, required=True)
+    assert (result["accepted"], result["null_sender"]) == (True, taken)
+    assert result["msg"].endswith(f"; null sender: {reply}")
+    # Those of other tests are there, too.
+    warned = str(result.get("warnings"))
+    said = f"localhost:{provider.port} refuses the null sender, MAIL FROM:<>: {reply}. Bounces, receipts and some"
+    assert (said in warned) is (taken is False)
+    assert ("switch it on at the provider" in warned) or taken is None
 
 
 @VARIANTS
@@ -74,49 +118,34 @@ def test_refused_credentials(login: Login, pem: Path, smtps: bool, required: boo
 
 
 @VARIANTS
-def test_nothing_secret_goes_to_a_server_with_an_untrusted_certificate(
-    login: Login, pem: Path, smtps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "trusted", "said"),
+    [("localhost", False, "self-signed certificate"), ("smtp.provider.example", True, "Hostname mismatch")],
+)
+def test_nothing_secret_goes_to_a_server_whose_certificate_does_not_verify(
+    login: Login, smtps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, trusted: bool, said: str
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(self_signed(tmp_path, "other")))
-    with Provider(pem, USERNAME, PASSWORD, smtps=smtps) as provider:
-        result = login(provider)
-    assert "its certificate does not verify: self-signed certificate" in result["msg"]
-    assert "AUTH" not in provider.commands
-
-
-@VARIANTS
-def test_nor_to_one_whose_certificate_has_another_name(
-    login: Login, smtps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = self_signed(tmp_path, "smtp.provider.example")
-    monkeypatch.setenv("SSL_CERT_FILE", str(other))
+    other = self_signed(tmp_path, name)
+    if trusted:
+        monkeypatch.setattr(smtp_login, "CA_FILE", str(other))
     with Provider(other, USERNAME, PASSWORD, smtps=smtps) as provider:
         result = login(provider)
-    assert "its certificate does not verify: Hostname mismatch" in result["msg"]
+    assert f"its certificate does not verify: {said}" in result["msg"]
     assert "AUTH" not in provider.commands
 
 
-def test_nor_without_starttls(login: Login, pem: Path) -> None:
-    with Provider(pem, USERNAME, PASSWORD, starttls=False) as provider:
-        result = login(provider)
-    assert "does NOT take outgoing mail: STARTTLS: STARTTLS extension not supported" in result["msg"]
-    assert "AUTH" not in provider.commands
-    assert not any("AUTH" in line for line in provider.in_clear)
-
-
-@pytest.mark.parametrize(
-    ("mechanisms", "said"), [("CRAM-MD5 XOAUTH2", "AUTH CRAM-MD5 XOAUTH2"), ("", "AUTH not at all")]
-)
-def test_a_mechanism_that_opensmtpd_does_not_know(login: Login, pem: Path, mechanisms: str, said: str) -> None:
-    with Provider(pem, USERNAME, PASSWORD, mechanisms=mechanisms) as provider:
-        result = login(provider)
-    assert f"it offers {said}, and OpenSMTPD knows PLAIN and LOGIN" in result["msg"]
+def test_what_is_missing_is_said(login: Login, pem: Path) -> None:
+    with Provider(pem, USERNAME, PASSWORD, starttls="") as provider:
+        assert "does NOT take outgoing mail: STARTTLS is not offered" in login(provider)["msg"]
+    for keywords, said in (("AUTH CRAM-MD5 XOAUTH2",), "AUTH CRAM-MD5 XOAUTH2"), ((), "AUTH not at all"):
+        with Provider(pem, USERNAME, PASSWORD, keywords=keywords) as provider:
+            assert f"it offers {said}, and OpenSMTPD knows PLAIN and LOGIN" in login(provider)["msg"]
 
 
 def test_a_server_that_hangs_up_at_quit_has_taken_the_login(login: Login, pem: Path) -> None:
     with Provider(pem, USERNAME, PASSWORD, polite=False) as provider:
         result = login(provider)
-    assert result["accepted"] is True, result["msg"]
+    assert (result["accepted"], result["null_sender"]) == (True, True), result["msg"]
 
 
 def test_nobody_answers(login: Login, pem: Path) -> None:
@@ -127,14 +156,21 @@ def test_nobody_answers(login: Login, pem: Path) -> None:
     assert "refused" in result["msg"]
 
 
-@VARIANTS
-def test_a_server_that_says_nothing(login: Login, pem: Path, smtps: bool) -> None:
+@pytest.mark.parametrize(("smtps", "step"), [(False, "greeting"), (True, "TLS")])
+def test_a_server_that_says_nothing_is_not_said_to_refuse(login: Login, pem: Path, smtps: bool, step: str) -> None:
+    """OpenSMTPD waits for five minutes."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         provider = Provider(pem, USERNAME, PASSWORD, smtps=smtps)
         provider.port = silent.getsockname()[1]
         result = login(provider, timeout=1)
-    assert "connecting: " in result["msg"]
-    assert "timed out" in result["msg"]
+    assert result["msg"] == f"relay localhost:{provider.port} does not answer: {step} takes longer than 1 s"
+
+
+@pytest.mark.parametrize("greeting", ["220" + "x" * 3000, "hello", "199 no", ""])
+def test_what_is_no_reply(login: Login, pem: Path, greeting: str) -> None:
+    with Provider(pem, USERNAME, PASSWORD, greeting=greeting) as provider:
+        result = login(provider)
+    assert "does NOT take outgoing mail: greeting: no reply but" in result["msg"]
 
 
 def test_check_mode_asks_nobody(login: Login, pem: Path) -> None:

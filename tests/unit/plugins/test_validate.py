@@ -261,6 +261,69 @@ def test_the_role_as_somebody_includes_it(folder: Folder) -> None:
     assert messages(folder.failed({"host": {}}, play=include)) == {"host": "mail_domain: is required"}
 
 
+def test_a_known_provider_fills_what_is_left_out(folder: Folder) -> None:
+    names = ("port", "tls", "spf", "unsigned_headers", "max_connections", "max_messages")
+    values = " ".join(f"{{{{ mail_relay_{name} }}}}" for name in names)
+    show = {"ansible.builtin.debug": {"msg": values + " {{ mail_forward_via }}"}}
+    login = {"mail_relay_username": "apikey", "mail_relay_password": "SG.x"}
+    hosts = {
+        "known": {**GOOD, **login, "mail_relay_host": "smtp.sendgrid.net"},
+        "other": {**GOOD, **login, "mail_relay_host": "smtp.provider.test"},
+        "own": {
+            **GOOD,
+            "mail_relay_host": "mail.smtp2go.com",
+            "mail_relay_username": "me",
+            "mail_relay_password": "p",
+            "mail_relay_port": 8465,
+            "mail_relay_spf": "include:x.example",
+            "mail_relay_unsigned_headers": ["date"],
+            "mail_relay_max_messages": 7,
+            "mail_forward_via": "relay",
+        },
+    }
+    done = folder.run(hosts, play=[{**ROLE[0], "tasks": [show]}])
+    assert done.returncode == 0, done.stdout[-3000:]
+    said = re.findall(r'"msg": "(\d.*)"', done.stdout)
+    rewritten = "['date', 'mime-version', 'content-type', 'content-transfer-encoding']"
+    assert sorted(said) == [
+        f"587 starttls  {rewritten} 10 5000 refuse",
+        "587 starttls  [] 10 100 relay",
+        "8465 smtps include:x.example ['date'] 10 7 relay",
+    ]
+
+
+def test_the_summary_says_what_is_known_of_the_provider_and_what_is_not(folder: Folder) -> None:
+    template = folder.checkout / "playbooks/templates/summary.txt.j2"
+    show = {
+        "ansible.builtin.debug": {"msg": f"{{{{ lookup('ansible.builtin.template', '{template}').splitlines() }}}}"}
+    }
+    play = [
+        {
+            **ROLE[0],
+            "tasks": [show],
+            "vars": {"domains": ["one.test"], "zones": {}, "ipv4": [], "__accounts_tables": {}},
+        }
+    ]
+    login = {"mail_relay_username": "me", "mail_relay_password": "p"}
+    hosts = {
+        name: {**GOOD, **login, "mail_relay_host": name}
+        for name in ("mail.smtp2go.com", "smtp.postmarkapp.com", "smtp.provider.test")
+    }
+    done = folder.run(hosts, play=play)
+    assert done.returncode == 0, done.stdout[-3000:]
+    # Whoever is ready first comes first.
+    shown = done.stdout.partition("TASK [ansible.builtin.debug]")[2].split("ok: [")[1:]
+    said = dict(text.split("]", 1) for text in shown)
+    assert "recognized as SMTP2GO" in said["mail.smtp2go.com"] and "are lost" in said["mail.smtp2go.com"]
+    assert "message size" in said["mail.smtp2go.com"] and "DKIM" not in said["mail.smtp2go.com"]
+    assert (
+        "recognized as Postmark" in said["smtp.postmarkapp.com"]
+        and "DMARC needs its own" in said["smtp.postmarkapp.com"]
+    )
+    assert "null sender" in said["smtp.postmarkapp.com"] and "are lost" not in said["smtp.postmarkapp.com"]
+    assert "recognized" not in said["smtp.provider.test"] and "relay smtp.provider.test" in said["smtp.provider.test"]
+
+
 def test_a_file_of_the_controller_is_found_from_the_current_directory(folder: Folder, tmp_path: Path) -> None:
     """By the check and by the role, wherever the playbook is and whatever PWD says."""
     elsewhere = tmp_path / "elsewhere"

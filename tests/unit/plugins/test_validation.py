@@ -33,13 +33,16 @@ GOOD: dict[str, Any] = {
     "dkimproxy_legacy": "error",
     "mail_relay_host": "smtp.provider.example",
     "mail_relay_port": 587,
+    "mail_relay_unsigned_headers": ["Date"],
     "mail_relay_max_connections": "10",
+    "mail_relay_max_messages": 100,
     "mail_relay_tls": "starttls",
     "mail_relay_username": "me@example.org",
     "mail_relay_password": "p:a#s@s \"w'o\\r{{d",
     "mail_relay_spf": "include:spf.provider.example",
     "mail_accounts": [
         {"address": "alice@example.org", "password_hash": HASH, "aliases": ["info@example.org"], "quota": "5G"},
+        {"address": "robot@example.org", "password_hash": HASH, "recipients_per_hour": "0"},
         {"address": "bob@example.net", "password": "pässwörd", "enabled": True, "sieve": "keep;\n"},
         {
             "address": "shop@example.org",
@@ -135,6 +138,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("mail_relay_port", {"mail_relay_port": 0}, "must be a whole number from 1 to 65535"),
     ("mail_relay_max_connections", {"mail_relay_max_connections": 0}, "must be a whole number from 1 to 100"),
     ("mail_relay_max_connections", {"mail_relay_max_connections": 101}, "must be a whole number from 1 to 100"),
+    ("mail_relay_max_messages", {"mail_relay_max_messages": 0}, "must be a whole number from 1 to 100000"),
+    ("mail_relay_unsigned_headers", {"mail_relay_unsigned_headers": "date"}, "must be a list"),
+    ("mail_relay_unsigned_headers", {"mail_relay_unsigned_headers": ["date", "From"]}, "other than From, which every"),
+    ("mail_relay_unsigned_headers", {"mail_relay_unsigned_headers": ["date:"]}, "must be the name of a header field"),
+    ("mail_relay_unsigned_headers", {"mail_relay_unsigned_headers": [5]}, "must be the name of a header field"),
     ("mail_relay_max_connections", {"mail_relay_max_connections": "many"}, "must be a whole number from 1 to 100"),
     ("mail_relay_port", {"mail_relay_port": 65536}, "must be a whole number from 1 to 65535"),
     ("mail_relay_port", {"mail_relay_port": "smtp"}, "must be a whole number from 1 to 65535"),
@@ -166,6 +174,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         "there twice",
     ),
     ("mail_accounts", accounts(aliases=["x@far.example"]), "outside the mail domains"),
+    ("mail_accounts", accounts(aliases=["Mail-Proof@example.org"]), "must have another name"),
     ("mail_accounts", accounts(aliases="info@example.org"), "aliases of alice@example.org must be a list"),
     ("mail_accounts", accounts(aliases=["info"]), "'info' is no address"),
     ("mail_accounts", accounts(password_hash=""), "neither password_hash nor password"),
@@ -190,6 +199,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("mail_aliases", {"mail_aliases": {"team@example.org": ["|/bin/sh@example.org"]}}, "no mail address"),
     ("mail_aliases", {"mail_aliases": {"team": ["alice@example.org"]}}, "'team' is no address"),
     ("mail_aliases", {"mail_aliases": {"team@far.example": ["alice@example.org"]}}, "outside the mail domains"),
+    ("mail_aliases", {"mail_aliases": {"mail-proof@example.org": ["alice@example.org"]}}, "must have another name"),
     ("mail_aliases", {"mail_aliases": {"@far.example": ["alice@example.org"]}}, "catch-all of none of the mail"),
     ("mail_aliases", {"mail_aliases": {"Alice@example.org": ["bob@example.net"]}}, "also an address of the account"),
     (
@@ -222,6 +232,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("mail_accounts", accounts(send_as=["x@far.example"]), "outside the mail domains"),
     ("mail_accounts", accounts(send_as=["@far.example"]), "none of the mail domains"),
     ("mail_accounts", accounts(sieve=["keep;"]), "sieve of alice@example.org must be the text"),
+    ("mail_accounts", accounts(recipients_per_hour="many"), "recipients_per_hour of alice@example.org must be a whole"),
     ("mail_accounts", accounts(password_hash=HASH[:-1]), "must be a crypt(5) hash"),
     ("mail_accounts", accounts(password_hash="$1$abcdefgh$" + "a" * 22), "must be a crypt(5) hash"),
     ("mail_accounts", accounts(password_hash=f"{{SHA512-CRYPT}}{HASH}"), "without {SCHEME}"),
@@ -255,6 +266,7 @@ ROLES: list[tuple[str, Any, str]] = [
         for name in (
             "dovecot_connections_per_minute",
             "dovecot_max_connections",
+            "mail_recipients_per_hour",
             "opensmtpd_max_connections",
             "opensmtpd_submission_connections_per_minute",
             "opensmtpd_submission_max_connections",
@@ -271,7 +283,8 @@ ROLES: list[tuple[str, Any, str]] = [
             "opensmtpd_max_recipients",
             "smtp_relay_retry_interval",
             "rspamd_bayes_min_learns",
-            "rspamd_watch_interval",
+            "status_patience",
+            "status_watch_interval",
         )
     ),
     ("opensmtpd_max_recipients", "many", "must be a whole number"),
@@ -279,6 +292,9 @@ ROLES: list[tuple[str, Any, str]] = [
     ("opensmtpd_max_recipients", [1], "must be a whole number from 1 to 1000000000, not a list"),
     ("opensmtpd_max_message_size", "50 MB", "must be a size"),
     ("opensmtpd_max_message_size", 0, "must be a size"),
+    ("opensmtpd_max_inbound_memory", "much", "must be a size"),
+    ("opensmtpd_max_inbound_rate", "2M/s", "must be a size"),
+    ("opensmtpd_max_inbound_memory", "199M", "must be at least four times opensmtpd_max_message_size"),
     ("opensmtpd_queue_ttl", "4 days", "must be a number with s, m, h or d"),
     ("opensmtpd_queue_ttl", 4, "must be a number with s, m, h or d"),
     ("smtp_relay_probe", False, "must be one of warn, require, off"),
@@ -289,6 +305,7 @@ ROLES: list[tuple[str, Any, str]] = [
     ("dovecot_quota_grace", "", "must be a size"),
     ("dovecot_compression", "gzip", "must be one of none, lz4, zstd"),
     ("dovecot_imap_sessions_per_user", 501, "must not be above dovecot_imap_sessions"),
+    ("bans_max_seconds", 599, "must not be below bans_seconds"),
     *(
         (name, "drop", "must be one of reject, junk, none")
         for name in ("rspamd_own_domains_action", "rspamd_dmarc_reject_action", "rspamd_dmarc_quarantine_action")
@@ -308,6 +325,26 @@ ROLES: list[tuple[str, Any, str]] = [
     ("rspamd_rate_limits", {"to": {"burst": 5, "rate": "1 / minute"}}, "'to' must have burst"),
     ("rspamd_rate_limits", {"to": "5, 1 / 1m"}, "'to' must have burst"),
     ("rspamd_resolver", "dnsmasq", "must be one of auto, unbound, none"),
+    *(
+        ("mail_trusted_networks", [value], "each entry must be an IP address or a network")
+        for value in (
+            "192.0.2",
+            "192.0.2.7/24",
+            "192.0.2.0/33",
+            "192.0.2.0/255.255.255.0",
+            "2001:db8::7/48",
+            "fe80::1%eth0",
+            "office.example.org",
+            "::/0 accept",
+            3221225985,
+            None,
+            [],
+        )
+    ),
+    ("mail_trusted_networks", "192.0.2.7", "must be a list"),
+    ("bans_failures", -1, "must be a whole number from 0"),
+    *((name, 0, "must be a whole number from 1") for name in ("bans_window", "bans_seconds", "bans_max_seconds")),
+    ("status_bans", "perhaps", "must be true or false"),
     *(
         (name, [value], "each entry must be an IP address")
         for name in ("rspamd_nameservers", "rspamd_resolver_forwarders")
@@ -366,10 +403,44 @@ def test_bad_values_of_one_variable(variable: str, value: Any, said: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("settings", "least_that_is_too_much"),
+    [
+        # As crypt_gensalt(3) writes them, by cost, and further parameters.
+        (["$2b$04$", "$2a$10$", "$2y$10$"], "$2b$11$"),
+        (["$6$", "$6$rounds=100000$", "$5$rounds=1000$"], "$6$rounds=100001$"),
+        (["$5$", "$5$rounds=100000$"], "$5$rounds=100001$"),
+        (["$y$j75$", "$y$j85$", "$y$j7T$", "$y$j9T$", "$y$jAT$"], "$y$jBT$"),
+        (["$gy$j75$", "$gy$jAT$"], "$gy$jBT$"),
+        (["$y$j9T$"], "$y$j9U$"),
+        (["$y$j9T$"], "$y$j9T..$"),
+        (["$y$j9T$"], "$y$/9T$"),
+        (["$7$BU..../....", "$7$A6..../....", "$7$C6..../...."], "$7$CU..../...."),
+        (["$7$BU..../...."], "$7$BU....0...."),
+        (["$7$BU..../...."], "$7$BU/.../...."),
+    ],
+)
+def test_a_hash_that_would_keep_others_waiting(settings: list[str], least_that_is_too_much: str) -> None:
+    lengths = {"2": 53, "5": 43, "6": 86, "y": 43, "g": 43, "7": 43}
+
+    def found(setting: str) -> list[str]:
+        hashed = setting + ("" if setting.startswith("$2") else "saltsaltsaltsa..$") + "a" * lengths[setting[1]]
+        first, *others = GOOD["mail_accounts"]
+        return problems({**GOOD, "mail_accounts": [{**first, "password_hash": hashed}, *others]})
+
+    assert [setting for setting in settings if found(setting)] == []
+    [sentence] = found(least_that_is_too_much)
+    assert sentence.startswith("mail_accounts: password_hash of alice@example.org takes too long to check, and others")
+    assert "bcrypt of cost 10" in sentence and "openssl passwd -6" in sentence and "aaaa" not in sentence
+
+
+@pytest.mark.parametrize(
     ("variable", "value"),
     [
+        ("mail_recipients_per_hour", "0"),
         ("opensmtpd_max_recipients", "500"),
         ("opensmtpd_max_message_size", "50m"),
+        ("opensmtpd_max_inbound_memory", "200m"),
+        ("opensmtpd_max_inbound_rate", ""),
         ("opensmtpd_max_message_size", 52428800),
         ("opensmtpd_queue_ttl", "90m"),
         ("mail_firewall", "no"),
@@ -381,6 +452,9 @@ def test_bad_values_of_one_variable(variable: str, value: Any, said: str) -> Non
         ("rspamd_greylist_score", "5.5"),
         ("rspamd_rate_limits", {"to_ip": {"burst": 50, "rate": "30 / 1m"}, "to": {"rate": "9 / d", "burst": 1.5}}),
         ("rspamd_nameservers", ["192.0.2.1", "2001:db8::1", "::1"]),
+        ("mail_trusted_networks", []),
+        ("mail_trusted_networks", ["192.0.2.7", "192.0.2.0/24", "2001:db8::7", "2001:DB8::/48", "0.0.0.0/0"]),
+        ("bans_failures", 0),
         ("rspamd_controller_password_hash", "$2$abcdefgh$abcdefgh"),
         ("rspamd_controller_password_hash", ""),
         ("rspamd_redis_maxmemory", "1gb"),
@@ -452,6 +526,7 @@ def test_what_upstream_can_do() -> None:
         ("dkimproxy_ed25519", "yes", "is not supported by DKIMproxy 1.4.1"),
         ("dkimproxy_signature_lifetime", 600, "is not supported by DKIMproxy 1.4.1"),
         ("dkimproxy_foreign_from", "rewrite", "is not supported by DKIMproxy 1.4.1"),
+        ("mail_relay_unsigned_headers", ["message-id"], "is not supported by DKIMproxy 1.4.1"),
     ],
 )
 def test_what_upstream_cannot_do(variable: str, value: Any, said: str) -> None:
@@ -499,6 +574,58 @@ def test_a_key_of_an_account_with_nothing_behind_it_is_not_set() -> None:
 def test_what_is_required_is_named() -> None:
     assert problems({}, ["mail_domain", "mail_accounts"]) == ["mail_domain: is required", "mail_accounts: is required"]
     assert problems(GOOD, ["mail_domain", "mail_accounts"]) == []
+
+
+SES: dict[str, Any] = {
+    "mail_relay_host": "email-smtp.eu-west-1.amazonaws.com",
+    "mail_relay_username": "AKIA0123456789ABCDEF",
+    "mail_relay_password": "B" * 44,
+    "mail_forward_via": "direct",
+    "dkimproxy_ed25519": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("mail_relay_username", "me@example.org"),
+        ("mail_relay_password", SECRET.ljust(40, "x")),
+        ("dkimproxy_ed25519", "yes"),
+    ],
+)
+def test_what_a_known_provider_refuses_is_named(variable: str, value: Any) -> None:
+    assert problems({**GOOD, **SES}) == []
+    [sentence] = problems({**GOOD, **SES, variable: value})
+    assert sentence.startswith(f"{variable}: must be ") and "Amazon SES" in sentence and SECRET not in sentence
+    elsewhere = {"mail_relay_host": "smtp.provider.example"}
+    assert problems({**GOOD, **SES, variable: value, **elsewhere}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "several"),
+    [
+        ("domain example.org\nsignature dkim(c=relaxed)\n# signature dkim(a=ed25519-sha256)\n", False),
+        ("signature dkim(d=example.org,s=a)\nsignature = dkim(s=b, d=example.net)\n", False),
+        ("signature dkim(d=example.org,s=a)\nsignature dkim(s=b,d=example.org)\n", True),
+        ("signature dkim(s=a)\n  signature: dkim(a=ed25519-sha256,s=b)\n", True),
+        ("signature dkim(s=a)\nsignature dkim(d=example.net)\n", True),
+    ],
+)
+def test_a_file_of_the_users_own_makes_one_signature_for_a_provider_that_takes_one(
+    tmp_path: Path, text: str, several: bool
+) -> None:
+    (tmp_path / "own.conf").write_text(text)
+    found = problems({**GOOD, **SES, "dkimproxy_config_file": str(tmp_path / "own.conf")})
+    assert [sentence.split(": ")[0] for sentence in found] == ["dkimproxy_config_file"] * several
+    assert problems({**GOOD, "dkimproxy_ed25519": False, "dkimproxy_config_file": str(tmp_path / "own.conf")}) == []
+
+
+def test_why_nothing_may_lead_outside_is_said_where_the_provider_is_the_reason() -> None:
+    alias = {"mail_aliases": {"x@example.org": ["friend@far.example"]}, "mail_forward_via": "refuse"}
+    [sentence] = problems({**GOOD, **SES, **alias})
+    assert sentence.startswith("mail_aliases: x@example.org leads outside") and "Amazon SES" in sentence
+    [sentence] = problems({**GOOD, **alias})
+    assert sentence.endswith("and mail_forward_via is refuse")
 
 
 def test_a_satellite_has_no_domain_and_no_accounts() -> None:

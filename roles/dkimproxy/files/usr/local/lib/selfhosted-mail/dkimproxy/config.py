@@ -41,6 +41,7 @@ Keys of this signer
   foreign_from        what becomes of a message whose From lies outside the domains above, or that has Sender in
                       place of From: `refuse` (default), or `rewrite`: From becomes the envelope sender, where that
                       itself may be used, and Reply-To keeps the From there was
+  unsigned            header fields to leave out of h=, comma separated, as a relay provider rewrites them; not From
   legacy              `error` (default) or `ignore`: skip DomainKeys signatures, sign rsa-sha256 for rsa-sha1
   workers             number of processes (default: one for each core)
   spool_dir           where large messages wait on disk (default: $CACHE_DIRECTORY, /var/tmp)
@@ -90,6 +91,7 @@ class Config:
     from_policy: str
     foreign_from: str
     received_auth: bool
+    unsigned: frozenset[str]
     hostname: str
     workers: int
     spool_dir: str
@@ -150,6 +152,13 @@ def _method(text: str) -> tuple[bool, bool]:
     return header == "relaxed", body == "relaxed"
 
 
+def _unsigned(text: str) -> frozenset[str]:
+    names = frozenset(re.split(r"\s*,\s*", text.strip(", ").lower()))
+    if "from" in names or not all(re.fullmatch(r"[!-9;-~]+", name) for name in names):
+        raise ValueError("must be names of header fields, without From (RFC 6376 §5.4)")
+    return names
+
+
 _WITHOUT_EFFECT = (
     "user", "group", "pidfile", "pid_file", "daemonize", "setsid", "background", "debugtrace", "log_level", "log_file",
     "syslog_facility", "syslog_ident", "syslog_logsock", "min_servers", "max_servers", "min_spare_servers",
@@ -185,6 +194,7 @@ _KEYS: dict[str, Callable[[str], Any]] = {
     "from_policy": _one_of("account", "domain"),
     "foreign_from": _one_of("refuse", "rewrite"),
     "received_auth": _one_of("yes", "no"),
+    "unsigned": _unsigned,
     "legacy": _one_of("error", "ignore"),
     "workers": lambda text: _number(text, 1),
     "spool_dir": str,
@@ -427,6 +437,7 @@ def _finish(reader: _Reader) -> Config:
         from_policy=get("from_policy") or ("account" if get("senders") else "domain"),
         foreign_from=get("foreign_from") or "refuse",
         received_auth=get("received_auth") == "yes",
+        unsigned=get("unsigned", frozenset()),
         hostname=hostname,
         workers=get("workers") or len(os.sched_getaffinity(0)),
         spool_dir=spool_dir,

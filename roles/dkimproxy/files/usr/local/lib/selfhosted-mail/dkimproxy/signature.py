@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from .keys import SigningKey
 
-# RFC 6376 §5.4.1. Signed once more than present, so that a field added on the way breaks the signature.
+# RFC 6376 §5.4.1. Signed once more than present, so that a field added on the way breaks the signature. Not Message-ID:
+# it is not in that list, and relay providers replace it.
 OVERSIGNED = (
-    "from", "to", "cc", "subject", "date", "message-id", "reply-to", "in-reply-to", "references",
+    "from", "to", "cc", "subject", "date", "reply-to", "in-reply-to", "references",
     "mime-version", "content-type", "content-transfer-encoding", "content-disposition", "content-id",
     "content-description",
 )  # fmt: skip
@@ -91,7 +92,7 @@ class Signer:
     """All that one signature needs: tags of RFC 6376 §3.5 and the key.
 
     `relaxed` holds the canonicalization of header and body, `headers` further names to sign, `lifetime` the
-    seconds until `x=` or None, `key_file` where the key came from.
+    seconds until `x=` or None, `key_file` where the key came from, `unsigned` the names left out of `h=`.
     """
 
     domain: str
@@ -102,6 +103,7 @@ class Signer:
     headers: tuple[str, ...] = ()
     lifetime: int | None = None
     key_file: str = ""
+    unsigned: frozenset[str] = frozenset()
 
     def sign(self, fields: Sequence[bytes], body_hash: bytes, now: int | None = None) -> bytes:
         """The DKIM-Signature field with its last CRLF.
@@ -114,7 +116,8 @@ class Signer:
             by_name[field.partition(b":")[0].rstrip(b" \t").decode("ascii").lower()].append(field)
         names = []
         for name in dict.fromkeys(OVERSIGNED + SIGNED + self.headers):
-            names += [name] * (len(by_name[name]) + (name in OVERSIGNED))
+            if name not in self.unsigned:
+                names += [name] * (len(by_name[name]) + (name in OVERSIGNED))
         canonical: Callable[[bytes], bytes] = relaxed_header if self.relaxed[0] else simple_header
         signed = hashlib.sha256()
         for name in names:

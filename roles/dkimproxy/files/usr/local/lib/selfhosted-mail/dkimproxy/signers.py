@@ -19,7 +19,7 @@ def parents(domain: str) -> Iterable[str]:
         domain = domain.partition(".")[2]
 
 
-def _make(template: Template, author: Address, matched: str) -> Signer:
+def _make(template: Template, author: Address, matched: str, unsigned: frozenset[str]) -> Signer:
     """Replace the macros and load the key. Raises ValueError (KeyUnusable, AddressError) when unfit."""
     macros = {
         "$": "$",
@@ -58,7 +58,8 @@ def _make(template: Template, author: Address, matched: str) -> Signer:
         raise KeyUnusable(str(error).replace(path, shown)) from None
     if template.algorithm not in (None, key.algorithm):
         raise KeyUnusable(f"key file {path} is for {key.algorithm}, not for {template.algorithm}")
-    return Signer(domain, selector, key, template.relaxed, identity, template.headers, template.lifetime, path)
+    relaxed, headers, lifetime = template.relaxed, template.headers, template.lifetime
+    return Signer(domain, selector, key, relaxed, identity, headers, lifetime, path, unsigned)
 
 
 class Signers:
@@ -152,7 +153,7 @@ class Signers:
         key = (template, str(author) if personal else "", matched)
         if key not in self._made:
             try:
-                signer = _make(template, author, matched)
+                signer = _make(template, author, matched, self._config.unsigned)
             except (AddressError, KeyUnusable, ValueError) as error:
                 raise ValueError(f"{template.where}: {error}") from None
             if personal:

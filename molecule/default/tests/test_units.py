@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a service may do on its host, and what root does where somebody else can put links.
+
+That they can do their work all the same is every other test's business.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from servers import FRIEND, Server, both
+
+from testbed import units
+from testbed.playbook import run_site
+
+RESTART = 30  # seconds
+ROOTS = "/root/roots"
+
+
+# Debian's services with our drop-ins, whose comments say what keeps them from less.
+DAEMONS = {
+    "dovecot.service": 2.8,
+    "opensmtpd.service": 3.0,
+    "redis-server@rspamd.service": 0.2,
+    "rspamd.service": 1.1,
+}
+
+
+@both
+def test_services_may_do_little(server: Server) -> None:
+    assert units.too_exposed(server.container, DAEMONS) == {}
+
+
+@contextmanager
+def home_of_mailboxes(server: Server) -> Iterator[None]:
+    """Their user's is where they are, as on a host of before."""
+
+    def move(before: str, after: str) -> None:
+        server.sh(rf"sed -i 's#^\(vmail:.*\):{before}:#\1:{after}:#' /etc/passwd; getent passwd vmail | grep :{after}:")
+
+    move("/", "/var/vmail")
+    try:
+        yield
+    finally:
+        server.sh("rm -f /var/vmail/.forward")
+        move("/var/vmail", "/")
+
+
+@pytest.mark.disruptive
+@pytest.mark.parametrize("made", [f"echo {FRIEND} >", "mkfifo", "ln -s /root/roots"])
+@both
+def test_mailboxes_user_forwards_nothing(server: Server, made: str) -> None:
+    """OpenSMTPD looks for a .forward in the home of the user whom a delivery runs as; all mailboxes have one user."""
+    with home_of_mailboxes(server):
+        server.run("sh", "-c", f"{made} /var/vmail/.forward", user="vmail")
+        message = server.receive(server.bob.address)
+        server.mailbox(server.bob, str(message["Message-ID"]))
+
+
+@contextmanager
+def links_everywhere(server: Server) -> Iterator[None]:
+    """Users of the host who have been taken over put links to what is root's wherever root's programs look."""
+    server.sh(f"mkdir -m 755 {ROOTS}; echo precious > {ROOTS}/file")
+    put = f"cd /var/lib/selfhosted-mail/full; ln -s {ROOTS}/file a@x; ln -s {ROOTS} b@x; mkfifo c@x; mkdir d@x"
+    server.run("sh", "-c", put, user="vmail")
+    put = f"cd /var/vmail; ln -s {ROOTS} away.example; mkdir -p {server.domain}; ln -s {ROOTS} {server.domain}/nobody"
+    server.run("sh", "-c", put, user="vmail")
+    server.run("sh", "-c", f"cd /var/lib/redis; mv rspamd aside; ln -s {ROOTS} rspamd", user="redis")
+    try:
+        yield
+    finally:
+        server.run("sh", "-c", "cd /var/lib/redis; rm rspamd; mv aside rspamd", user="redis")
+        server.sh(f"cd /var/vmail; rm away.example {server.domain}/nobody")
+        server.sh(f"cd /var/lib/selfhosted-mail/full; rm -f a@x b@x c@x; rmdir d@x; rm -r {ROOTS}")
+
+
+@pytest.mark.disruptive
+@both
+def test_root_follows_no_link_of_others(server: Server) -> None:
+    with links_everywhere(server):
+        before = server.sh(f"stat -c '%n %U %G %a %h' {ROOTS} {ROOTS}/*; cat {ROOTS}/file")
+        done = run_site("--limit", server.container)
+        done.check_unchanged()
+        assert "away.example" not in done.output and f"nobody@{server.domain}" not in done.output
+        for name in ("full", "retry", "dmarc-reports", "learn"):
+            server.run("systemctl", "start", f"selfhosted-mail-{name}.service")
+        assert server.sh(f"stat -c '%n %U %G %a %h' {ROOTS} {ROOTS}/*; cat {ROOTS}/file") == before
+        assert server.sh("ls /var/lib/selfhosted-mail/full") == "d@x"
+
+
+# Holds the processes with these numbers until they are gone: they take no signal but KILL.
+HOLD = """
+import ctypes, os, sys
+PTRACE_ATTACH, WALL = 16, 0x40000000
+for number in map(int, sys.argv[1:]):
+    assert ctypes.CDLL(None).ptrace(PTRACE_ATTACH, number, None, None) == 0, number
+print("held", flush=True)
+try:
+    while True:
+        os.waitpid(-1, WALL)
+except ChildProcessError:
+    pass
+"""
+
+
+@pytest.mark.disruptive
+@pytest.mark.parametrize("daemon", ["opensmtpd", "dovecot", "redis-server@rspamd", "rspamd"])
+@both
+def test_a_daemon_that_hangs_can_be_restarted(server: Server, daemon: str) -> None:
+    """All of its processes hang."""
+    numbers = server.sh(f"find /sys/fs/cgroup -path '*/{daemon}.service/cgroup.procs' -exec cat {{}} + -quit").split()
+    assert numbers
+    command = ["docker", "exec", server.container, "python3", "-c", HOLD, *numbers]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        begun = time.monotonic()
+        server.run("systemctl", "restart", daemon)
+        took = time.monotonic() - begun
+    assert server.main_pid(daemon)
+    assert took < RESTART

@@ -1,0 +1,102 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The part of M(selfhosted.mail.check) that does the work, on the controller."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
+from ansible_collections.selfhosted.mail.plugins.plugin_utils.outside import SITE, Finding, finding, look
+
+WORST_FIRST = ("error", "warning", "unknown", "ok")
+STATUS = "/usr/local/sbin/mail-status"
+WRONG = 2  # its exit code
+
+
+def rank(found: Finding) -> tuple[int, bool]:
+    return WORST_FIRST.index(found["status"]), not found["required"]
+
+
+def lines(found: Finding) -> list[str]:
+    """For people."""
+    shown = f"{found['status']:9} {found['check']:12} {found['subject']:18} {found['text']}"
+    return [shown, *([f"{'':9} try: {found['fix']}"] if found["fix"] else [])]
+
+
+class ActionModule(ActionBase):
+    """Asks the host that the task runs for, and looks at it from here."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        _spec, wanted = self.validate_argument_spec(
+            argument_spec={
+                "hostname": {"type": "str", "required": True},
+                "address": {"type": "str", "required": True},
+                "tls_mode": {"type": "str", "required": True},
+                "relay_host": {"type": "str", "default": ""},
+                "relay_port": {"type": "int", "default": 587},
+                "relay_tls": {"type": "str", "default": "starttls"},
+                "domains": {"type": "list", "elements": "str", "required": True},
+                "keys": {"type": "list", "elements": "dict", "required": True},
+                "unsigned_headers": {"type": "list", "elements": "str", "default": []},
+                "patience": {"type": "int", "default": 60},
+            }
+        )
+        variables = task_vars or {}
+        if self._connection.transport.rpartition(".")[2] == "local":
+            text = "Ansible runs on the server itself, so nothing was seen from outside"
+            found = [finding("port", wanted["address"], "unknown", text)]
+        else:
+            found = look(wanted["address"], wanted["hostname"], wanted["tls_mode"] == "selfsigned", patience=10)
+        try:
+            # mail-status comes last, since it knows of what the provider has taken or refused just now.
+            found += self._login(wanted, variables) + self._proof(wanted, variables) + self._status()
+        except AnsibleConnectionFailure as error:
+            found.append(finding("host", variables["inventory_hostname"], "unknown", f"cannot be asked: {error}"))
+        found = [{"host": variables["inventory_hostname"], **one} for one in sorted(found, key=rank)]
+        wrong = sum(one["required"] and one["status"] == "error" for one in found)
+        return {
+            **result,
+            "changed": False,
+            "findings": found,
+            "lines": [line for one in found for line in lines(one)],
+            "wrong": wrong,
+        }
+
+    def _status(self) -> list[Finding]:
+        done = self._low_level_execute_command(f"{STATUS} --json")
+        if done["rc"] not in (0, WRONG):
+            text = (done["stderr"] or done["stdout"]).strip() or f"exit code {done['rc']}"
+            return [finding("host", "mail-status", "error", text, SITE)]
+        found: list[Finding] = json.loads(done["stdout"])
+        return found
+
+    def _login(self, wanted: dict[str, Any], variables: dict[str, Any]) -> list[Finding]:
+        if not wanted["relay_host"]:
+            return []
+        arguments = {name: wanted[f"relay_{name}"] for name in ("host", "port", "tls")}
+        arguments["helo"] = wanted["hostname"]
+        done = self._execute_module("selfhosted.mail.smtp_login", arguments, task_vars=variables)
+        silent = any(words in done["msg"] for words in ("timed out", "does not answer"))
+        unknown = done.get("accepted") is None or silent
+        status = "unknown" if unknown else "ok" if done["accepted"] else "error"
+        fix = "" if status != "error" else "mail_relay_username: # and its password, as the provider has them"
+        return [finding("login", wanted["relay_host"], status, done["msg"], fix)]
+
+    def _proof(self, wanted: dict[str, Any], variables: dict[str, Any]) -> list[Finding]:
+        arguments = {name: wanted[name] for name in ("hostname", "unsigned_headers", "patience")}
+        arguments["relay"] = wanted["relay_host"]
+        arguments["selectors"] = {
+            domain: [key["selector"] for key in wanted["keys"] if key["domain"] == domain and key["signs"]]
+            for domain in wanted["domains"]
+        }
+        done = self._execute_module("selfhosted.mail.relay_proof", arguments, task_vars=variables)
+        if "findings" not in done:
+            return [finding("proof", "all", "error", str(done.get("msg", done)))]
+        found: list[Finding] = done["findings"]
+        return found

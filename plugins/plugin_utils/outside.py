@@ -1,0 +1,184 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A mail server as the world sees it, from the controller."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+Finding = dict[str, Any]
+
+# Commands and how the last line of their replies begins, up to where TLS does (RFC 3207, RFC 5804 section 2.2).
+SMTP = [(b"", b"220 "), (b"EHLO check.invalid\r\n", b"250 "), (b"STARTTLS\r\n", b"220 ")]
+SIEVE = [(b"", b"OK"), (b"STARTTLS\r\n", b"OK")]
+BEFORE_TLS: dict[int, list[tuple[bytes, bytes]]] = {25: SMTP, 465: [], 587: SMTP, 993: [], 4190: SIEVE}
+GREETING = {465: b"220 ", 993: b"* OK"}
+GOODBYE = {993: b"x LOGOUT\r\n", 4190: b"LOGOUT\r\n"}
+# Of the network here, which the server cannot help.
+NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+NO_OLD_TLS = ("NO_PROTOCOLS_AVAILABLE", "NO_CIPHERS_AVAILABLE", "NO_CIPHER_MATCH")
+DAY = 86400  # seconds
+LINE = 4096  # octets
+SITE = "ansible-playbook -i inventory playbooks/site.yml"
+
+
+class Failed(Exception):
+    """``str()`` says what is wrong."""
+
+
+@dataclass
+class Seen:
+    """``certificate``: DER; ``names``: what a context that verifies has read in it."""
+
+    greeting: str
+    version: str
+    certificate: bytes
+    names: dict[str, Any]
+
+
+def reply(stream: socket.socket, command: bytes, wanted: bytes) -> str:
+    """Its last line. Raises Failed, OSError."""
+    stream.sendall(command)
+    text = b""
+    # What follows the line is TLS. RFC 5321 section 4.2.1 and RFC 5804 section 1.7 have lines that are not the last.
+    while not text.endswith(b"\n") or text[3:4] == b"-" or text.startswith(b'"'):
+        text = b"" if text.endswith(b"\n") else text
+        octet = stream.recv(1)
+        if not octet or len(text) > LINE:
+            raise Failed("the connection is closed" if not octet else "a line does not end")
+        text += octet
+    shown = text.decode("ascii", "replace").strip()
+    if not text.startswith(wanted):
+        raise Failed(f"{command.decode().split()[0] if command else 'a connection'} is answered {shown}")
+    return shown
+
+
+@dataclass
+class Server:
+    """One address of it. ``private``: whether its certificate is signed by itself; ``patience``: seconds for a step."""
+
+    hostname: str
+    address: str
+    private: bool
+    patience: float
+
+    def talk(self, port: int, context: ssl.SSLContext) -> Seen:
+        """Up to the greeting under TLS, and goodbye. Raises Failed, OSError."""
+        with socket.create_connection((self.address, port), self.patience) as plain:
+            said = [reply(plain, *step) for step in BEFORE_TLS[port]]
+            with context.wrap_socket(plain, server_hostname=self.hostname) as stream:
+                said = said or [reply(stream, b"", GREETING[port])]
+                stream.sendall(GOODBYE.get(port, b"QUIT\r\n"))
+                der, names = stream.getpeercert(binary_form=True) or b"", stream.getpeercert() or {}
+                return Seen(said[0], stream.version() or "", der, names)
+
+    def findings(self, port: int) -> list[Finding]:
+        """On one port: whether it can be reached, the certificate, the versions of TLS."""
+        subject = f"{self.address} {port}"
+        try:
+            seen = self.talk(port, anybody())
+        except TimeoutError:
+            why = "; many networks let nobody but their own servers use port 25" if port == 25 else ""
+            return [finding("port", subject, "unknown", f"no answer within {self.patience:.0f} s{why}")]
+        except (Failed, OSError) as error:
+            here = isinstance(error, OSError) and error.errno in NO_WAY
+            fix = "" if here else "mail-status"
+            return [finding("port", subject, "unknown" if here else "error", str(error) or type(error).__name__, fix)]
+        found = [finding("port", subject, "ok", f"{seen.greeting} ({seen.version})")]
+        for check, ask in (("certificate", self.certificate), ("tls", self.old_tls)):
+            try:
+                found.append(ask(subject, port, seen))
+            except TimeoutError:
+                found.append(finding(check, subject, "unknown", f"no answer within {self.patience:.0f} s"))
+            except (Failed, OSError) as error:
+                found.append(finding(check, subject, "error", str(error) or type(error).__name__))
+        return found
+
+    def certificate(self, subject: str, port: int, seen: Seen) -> Finding:
+        """Its name, its days in parts of its lifetime, and its chain where the world is to trust it."""
+        fix = (
+            SITE
+            if self.private
+            else "mail_tls_certificate_file: # the certificate, and behind it those that lead to its root"
+        )
+        try:
+            names = self.talk(port, trusting(seen.certificate) if self.private else everybody()).names
+        except ssl.SSLCertVerificationError as error:
+            return finding("certificate", subject, "error", error.verify_message, fix)
+        begin, end = (ssl.cert_time_to_seconds(names[key]) for key in ("notBefore", "notAfter"))
+        left, life = end - time.time(), end - begin
+        status = "error" if left < min(life / 15, 6 * DAY) else "warning" if left < min(life / 5, 30 * DAY) else "ok"
+        text = f"is for {self.hostname} and good for {left / DAY:.0f} more days"
+        return finding("certificate", subject, status, text, "" if status == "ok" else fix)
+
+    def old_tls(self, subject: str, port: int, _seen: Seen) -> Finding:
+        """RFC 8996."""
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                context = anybody()
+                context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+                context.set_ciphers("ALL:@SECLEVEL=0")
+            version = self.talk(port, context).version
+        except TimeoutError:
+            raise
+        except ssl.SSLError as error:
+            if error.reason in NO_OLD_TLS:
+                return finding(
+                    "tls", subject, "unknown", "the TLS library here knows nothing below TLS 1.2", required=False
+                )
+        except (Failed, OSError):
+            pass  # closed in place of an answer
+        else:
+            return finding("tls", subject, "error", f"speaks {version}", SITE, required=False)
+        return finding("tls", subject, "ok", "speaks nothing below TLS 1.2", required=False)
+
+
+def anybody() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def everybody() -> ssl.SSLContext:
+    """As mail programs verify: what Python 3.13 adds to that refuses authorities which they take."""
+    context = ssl.create_default_context()
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
+def trusting(certificate: bytes) -> ssl.SSLContext:
+    """As somebody who has said once that he trusts it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cadata=certificate)
+    return context
+
+
+def finding(check: str, subject: str, status: str, text: str, fix: str = "", required: bool = True) -> Finding:
+    """As mail-status has it."""
+    shown = {"check": check, "subject": subject, "status": status, "required": required}
+    return {**shown, "text": text, "fix": fix}
+
+
+def look(name: str, hostname: str, private: bool, patience: float) -> list[Finding]:
+    """All ports at each address that ``name`` has."""
+    try:
+        addresses = sorted({str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)})
+    except socket.gaierror as error:
+        lost = error.errno == socket.EAI_NONAME
+        text = f"this machine finds no address of it: {error.strerror}"
+        return [
+            finding("port", name, "error" if lost else "unknown", text, "publish the zone files of mail_dns_output_dir")
+        ]
+    servers = [Server(hostname, address, private, patience) for address in addresses]
+    asked = [partial(server.findings, port) for server in servers for port in BEFORE_TLS]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        return [found for answer in pool.map(partial.__call__, asked) for found in answer]
