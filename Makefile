@@ -1,6 +1,6 @@
 # Everything works on a fresh Debian machine as root: what is missing is installed.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test long lint unit molecule docs images bench
+.PHONY: help demo demo-down test long fuzz lint unit molecule docs images bench
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ test: ## everything: lint, unit tests, every scenario on both Debian releases, e
 
 long: ## what needs real time, real size or all pairs
 	@tools/test --long
+
+fuzz: ## a part of it: 20 minutes of dialogues with mistakes; FUZZ_SEED=N for those of a seed
+	@PYTEST_ADDOPTS='-k mistakes' tools/test --long molecule-default
 
 lint: ## linters, and the collection builds
 	@tools/lint

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import imaplib
+import time
 
 from testbed.containers import PATIENCE, wait_for
 from testbed.smtp import tls
 
 
-def session(host: str, user: str, password: str) -> imaplib.IMAP4_SSL:
-    """A session that is logged in; imaplib.IMAP4.error when refused."""
-    box = imaplib.IMAP4_SSL(host, 993, ssl_context=tls(), timeout=PATIENCE)
+def session(host: str, user: str, password: str, timeout: float = PATIENCE) -> imaplib.IMAP4_SSL:
+    """A session that is logged in; imaplib.IMAP4.error when refused, OSError after `timeout` seconds of silence."""
+    box = imaplib.IMAP4_SSL(host, 993, ssl_context=tls(), timeout=timeout)
     box.login(user, password)
     return box
 
@@ -25,6 +26,29 @@ def messages(host: str, user: str, password: str, folder: str = "INBOX") -> list
         _state, found = box.search(None, "ALL")
         fetched = [box.fetch(number, "(BODY.PEEK[])")[1] for number in found[0].split()]
     return [parts[0][1] for parts in fetched if isinstance(parts[0], tuple)]
+
+
+def find(
+    host: str, user: str, password: str, subject: str, folder: str = "INBOX", timeout: float = PATIENCE
+) -> list[tuple[float, bytes]]:
+    """The messages with this text in their subject, with the time of their arrival in seconds since the epoch."""
+    with session(host, user, password, timeout) as box:
+        _state, [count] = box.select(folder, readonly=True)
+        if count == b"0":
+            return []
+        # Not by SEARCH, which fails while what makes the index hangs.
+        _state, heads = box.fetch("1:*", "(BODY.PEEK[HEADER.FIELDS (SUBJECT)])")
+        found = [head[0].split()[0] for head in heads if isinstance(head, tuple) and subject.encode() in head[1]]
+        if not found:
+            return []
+        _state, fetched = box.fetch(b",".join(found).decode(), "(INTERNALDATE BODY.PEEK[])")
+    messages = []
+    for part in fetched:
+        if isinstance(part, tuple):
+            when = imaplib.Internaldate2tuple(part[0])
+            assert when, part[0]
+            messages.append((time.mktime(when), part[1]))
+    return messages
 
 
 def wait_message(

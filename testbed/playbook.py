@@ -16,6 +16,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {
     "ANSIBLE_COLLECTIONS_PATH": f"{CHECKOUT}/playbooks/collections",
+    "ANSIBLE_FORCE_COLOR": "0",
     "ANSIBLE_NOCOLOR": "1",
     # Molecule's own runs have another.
     "ANSIBLE_STRATEGY": "linear",
@@ -28,11 +29,18 @@ class Run:
 
     output: str
     failed: bool
+    code: int
 
     @property
     def changed(self) -> dict[str, int]:
         """Number of tasks that changed something, by host."""
         return {host: int(number) for host, number in re.findall(r"(?m)^(\S+) +: ok=\d+ +changed=(\d+)", self.output)}
+
+    def check_unchanged(self) -> None:
+        """It ran on a host at least and changed nothing on any. AssertionError with the tasks that did."""
+        tasks = re.split(r"(?m)^(?=TASK |PLAY )", self.output)
+        changing = [task for task in tasks if re.search(r"(?m)^changed: ", task)]
+        assert set(self.changed.values()) == {0}, "".join(changing)
 
 
 def run(
@@ -40,12 +48,12 @@ def run(
     *options: str,
     inventory: Path | None = None,
     variables: Mapping[str, object] | None = None,
-    fails: bool = False,
+    fails: bool | None = False,
     environment: Mapping[str, str] | None = None,
 ) -> Run:
     """Run it on the scenario's hosts, or those of an inventory, with extra variables.
 
-    AssertionError with the end of its output when it fails, or does not where ``fails`` says so.
+    AssertionError with the end of its output when it fails, or does not where ``fails`` says so; None takes either.
     """
     command: list[str | Path] = [BIN / "ansible-playbook", "-i", inventory or os.environ["MOLECULE_INVENTORY_FILE"]]
     command += [*options, playbook]
@@ -60,8 +68,8 @@ def run(
         check=False,
         env={**os.environ, **ENVIRONMENT, **(environment or {})},
     )
-    assert bool(done.returncode) is fails, done.stdout[-4000:]
-    return Run(done.stdout, bool(done.returncode))
+    assert fails in (None, bool(done.returncode)), done.stdout[-4000:]
+    return Run(done.stdout, bool(done.returncode), done.returncode)
 
 
 def run_site(

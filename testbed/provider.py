@@ -7,11 +7,13 @@ import io
 import json
 import re
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 
-from testbed.containers import PATIENCE, docker, run, wait_for
+from testbed.containers import PATIENCE, docker, run, wait_for, write
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,72 @@ def wait_kept(relay: str, marker: str, timeout: float = PATIENCE) -> Kept:
 def show_certificate(relay: str, kind: str) -> None:
     """From now on clients see this certificate: trusted, untrusted, wrong_name or expired."""
     run(relay, "ln", "-sfn", f"{kind}.pem", "/etc/postfix/tls/current.pem")
+    _restart(relay)
+
+
+def _restart(relay: str) -> None:
+    """A connection that a client has kept open ends, too."""
     run(relay, "systemctl", "restart", "postfix")
     wait_for(lambda: "127.0.0.1:587" in run(relay, "ss", "-Hltn") or "0.0.0.0:587" in run(relay, "ss", "-Hltn"))
+
+
+@contextmanager
+def changed(relay: str, *settings: str) -> Iterator[None]:
+    """Postfix with other settings (`name=value`), none of which main.cf has otherwise."""
+    run(relay, "postconf", "-e", *settings)
+    _restart(relay)
+    try:
+        yield
+    finally:
+        run(relay, "postconf", "-X", *(setting.partition("=")[0] for setting in settings))
+        _restart(relay)
 
 
 def sessions(relay: str) -> str:
     """Postfix's log: who connected, logged in, was refused."""
     return run(relay, "journalctl", "--no-pager", "--output=cat", "--unit=postfix")
+
+
+# What providers do to mail, as rules of Postfix's header_checks(5); the words of refusals are theirs.
+NEW_DATE = "/^Date:/ REPLACE Date: Thu, 1 Jan 2026 00:00:00 +0000"
+NEW_MESSAGE_ID = "/^Message-ID:/ REPLACE Message-ID: <1@provider.test>"
+NEW_FROM = "/^From:/ REPLACE From: <customer@brevosend.test>"
+ONE_SIGNATURE = "/^DKIM-Signature:.*a=ed25519/ REJECT 5.6.0 Transaction failed: Duplicate header 'DKIM-Signature'"
+NO_SIGNATURE = "/^DKIM-Signature:/ IGNORE"
+SIGNS = "/^Subject:/ FILTER sign:own"
+HOLDS = "/^Subject:/ HOLD"
+# access(5)
+NO_NULL_SENDER = "/^<>$/ 550 to send email from a blank sender, enable blank senders"
+
+
+@contextmanager
+def behaving(relay: str, *rules: str) -> Iterator[None]:
+    """For a while the provider does so to its customers' mail, in sessions that begin then."""
+    senders = [rule for rule in rules if rule.startswith("/^<>")]
+    tables = {"header_checks": [rule for rule in rules if rule not in senders], "senders": senders}
+    try:
+        for name, lines in tables.items():
+            write(relay, f"/etc/postfix/{name}", "".join(f"{line}\n" for line in lines))
+        run(relay, "systemctl", "restart", "postfix")
+        yield
+    finally:
+        for name in tables:
+            write(relay, f"/etc/postfix/{name}", "")
+        run(relay, "systemctl", "restart", "postfix")
+
+
+def own_key(relay: str) -> str:
+    """The DKIM record of its own signatures, for ``own._domainkey`` under its name."""
+    command = "openssl rsa -in /etc/dkim.key -pubout -outform DER 2>/dev/null | base64 -w0"
+    text = run(relay, "sh", "-c", command)
+    return f'"v=DKIM1; p={text[:200]}" "{text[200:]}"'
+
+
+def held(relay: str) -> int:
+    """Number of messages that it holds."""
+    return len(run(relay, "find", "/var/spool/postfix/hold", "-type", "f").splitlines())
+
+
+def release(relay: str) -> None:
+    """What it holds goes on."""
+    run(relay, "postsuper", "-H", "ALL")

@@ -48,23 +48,31 @@ def self_signed(directory: Path, name: str) -> Path:
 class Provider:
     """Takes one login over TLS and remembers each command, and what came in clear.
 
-    ``mechanisms``: what AUTH offers. ``polite``: whether it answers QUIT.
+    ``keywords``: what EHLO offers under TLS. ``polite``: whether it answers QUIT. ``null_sender``: its reply to it.
     """
 
     pem: Path
     username: str
     password: str
     smtps: bool = False
-    starttls: bool = True
-    mechanisms: str = "PLAIN LOGIN"
+    keywords: tuple[str, ...] = ("AUTH PLAIN LOGIN",)
+    starttls: str = "STARTTLS"
+    greeting: str = "220 provider.example ESMTP"
+    null_sender: str = "250 2.1.0 Sender ok"
     polite: bool = True
+    versions: tuple[ssl.TLSVersion, ssl.TLSVersion] = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+    address: str = "127.0.0.1"
+    port: int = 0
     commands: list[str] = field(default_factory=list)
     in_clear: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Provider:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
+        self._listener = socket.create_server((self.address, self.port))
+        self.port = self._listener.getsockname()[1]
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.minimum_version, self._context.maximum_version = self.versions
+        # As a server has it that speaks old versions: OpenSSL's own level does not.
+        self._context.set_ciphers("ALL:@SECLEVEL=0")
         self._context.load_cert_chain(self.pem)
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
@@ -89,23 +97,23 @@ class Provider:
         self._lines = self._connection.makefile()
         if self.smtps:
             self._encrypt()
-        self._say("220 provider.example ESMTP")
+        self._say(self.greeting)
         while line := self._line():
             verb, _space, rest = line.partition(" ")
             self.commands.append(verb.upper())
             match verb.upper():
                 case "EHLO":
-                    offers = ["SIZE 1000"]
-                    if not self._encrypted and self.starttls:
-                        offers.append("STARTTLS")
-                    if self._encrypted and self.mechanisms:
-                        offers.append(f"AUTH {self.mechanisms}")
-                    self._say("250-provider.example", *(f"250-{offer}" for offer in offers[1:]), f"250 {offers[0]}")
+                    offers = self.keywords if self._encrypted else (self.starttls,)
+                    self._say("250-provider.example", *(f"250-{offer}" for offer in offers if offer), "250 SIZE 1000")
                 case "STARTTLS":
                     self._say("220 go ahead")
                     self._encrypt()
                 case "AUTH":
                     self._authenticate(*rest.split())
+                case "MAIL":
+                    self._say(self.null_sender if rest == "FROM:<>" else "250 2.1.0 Sender ok")
+                case "RSET":
+                    self._say("250 2.0.0 Reset")
                 case "QUIT":
                     if self.polite:
                         self._say("221 bye")
