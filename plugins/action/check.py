@@ -9,7 +9,8 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
-from ansible_collections.selfhosted.mail.plugins.plugin_utils.outside import SITE, Finding, finding, look
+from ansible_collections.selfhosted.mail.plugins.module_utils.finding import Finding, finding
+from ansible_collections.selfhosted.mail.plugins.plugin_utils.outside import SITE, look
 
 WORST_FIRST = ("error", "warning", "unknown", "ok")
 STATUS = "/usr/local/sbin/mail-status"

@@ -62,11 +62,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed, run
+from ansible_collections.selfhosted.mail.plugins.module_utils.finding import Finding, finding
 
 LOGIN = Path("/etc/selfhosted-mail/status-login")
 TABLE = Path("/run/selfhosted-mail-proofs")
 FOLDER = Path("/var/lib/selfhosted-mail/proof")
 NULL = "null sender"
+PUBLISH = "publish {domain}.zone of mail_dns_output_dir"
 MESSAGE = """\
 From: "Mail proof" <mail-proof@{domain}>
 To: <{recipient}>
@@ -128,14 +130,8 @@ class Proof:
         self.text = MESSAGE.format(domain=self.domain, recipient=self.recipient, token=self.token, date=date)
         self.sent = email.message_from_string(self.text)
 
-    def found(self, status: str, text: str, fix: str = "") -> dict[str, Any]:
-        return finding(self.subject, status, text, fix, self.subject != NULL)
-
-
-def finding(subject: str, status: str, text: str, fix: str = "", required: bool = True) -> dict[str, Any]:
-    """As mail-status has it."""
-    shown = {"check": "proof", "subject": subject, "status": status, "required": required}
-    return {**shown, "text": text, "fix": fix}
+    def found(self, status: str, text: str, fix: str = "") -> Finding:
+        return finding("proof", self.subject, status, text, fix, self.subject != NULL)
 
 
 def elsewhere(domains: Iterable[str], hostname: str) -> dict[str, str]:
@@ -263,7 +259,7 @@ def signed_fields(message: Message, domain: str, selectors: Iterable[str]) -> se
     return set()
 
 
-def judged(proof: Proof, fate: Fate, wanted: dict[str, Any]) -> dict[str, Any]:
+def judged(proof: Proof, fate: Fate, wanted: dict[str, Any]) -> Finding:
     """The finding on a message that is back, or is not."""
     relay = wanted["relay"]
     if proof.came is None:
@@ -286,7 +282,7 @@ def judged(proof: Proof, fate: Fate, wanted: dict[str, Any]) -> dict[str, Any]:
     text += f"; {relay} has changed {', '.join([*changed, *['the body'] * new_body])}" if changed or new_body else ""
     text += f"; {relay} adds a signature of its own ({', '.join(sorted(own))})" if own else ""
     breaking = sorted(set(changed) & signed_fields(came, domain, selectors))
-    publish = f"publish {domain}.zone of mail_dns_output_dir"
+    publish = PUBLISH.format(domain=domain)
     panel = f"# at {relay}: authenticate (verify) {domain}, with the DNS records that it names"
     if not said:
         return proof.found("error", f"{text}; Rspamd has not judged it", "journalctl -u rspamd -n 50")
@@ -312,7 +308,7 @@ def judged(proof: Proof, fate: Fate, wanted: dict[str, Any]) -> dict[str, Any]:
     return proof.found("ok", text)
 
 
-def not_back(proof: Proof, fate: Fate, relay: str, patience: int) -> dict[str, Any]:
+def not_back(proof: Proof, fate: Fate, relay: str, patience: int) -> Finding:
     if fate.result == "PermFail" and proof.subject == NULL:
         text = f"{relay} refuses it: {fate.reply}. Bounces, receipts and refusals of this server are lost"
         return proof.found("warning", text, f"# at {relay}: allow the null (blank) sender")
@@ -325,20 +321,17 @@ def not_back(proof: Proof, fate: Fate, relay: str, patience: int) -> dict[str, A
     return proof.found("unknown", f"{relay} has not taken it within {patience} s: {fate.reply or 'not tried yet'}")
 
 
-def prove(wanted: dict[str, Any], check_mode: bool) -> list[dict[str, Any]]:
+def prove(wanted: dict[str, Any], check_mode: bool) -> list[Finding]:
     """:raises CommandFailed, OSError, smtplib.SMTPException: when this host cannot send or be asked."""
     domains = [domain.lower() for domain in wanted["selectors"]]
     if not wanted["relay"]:
-        return [
-            finding(
-                "all", "ok", "mail leaves directly (mail_relay_host is empty): there is nothing to prove", "", False
-            )
-        ]
+        text = "mail leaves directly (mail_relay_host is empty): there is nothing to prove"
+        return [finding("proof", "all", "ok", text, "", False)]
     if check_mode:
-        return [finding("all", "unknown", "nothing is sent in check mode", "", False)]
+        return [finding("proof", "all", "unknown", "nothing is sent in check mode", "", False)]
     away = elsewhere(domains, wanted["hostname"])
     found = [
-        finding(domain, "unknown", f"nothing is sent: {text}", f"publish {domain}.zone of mail_dns_output_dir", False)
+        finding("proof", domain, "unknown", f"nothing is sent: {text}", PUBLISH.format(domain=domain), False)
         for domain, text in away.items()
     ]
     proofs = [Proof(domain, domain) for domain in domains if domain not in away]
@@ -366,7 +359,7 @@ def main() -> None:
         findings = prove(module.params, module.check_mode)
     except (CommandFailed, OSError, ValueError, smtplib.SMTPException) as error:
         fix = "ansible-playbook -i inventory playbooks/site.yml"
-        findings = [finding("all", "error", f"this host cannot send one: {error}", fix)]
+        findings = [finding("proof", "all", "error", f"this host cannot send one: {error}", fix)]
     module.exit_json(changed=False, findings=findings)
 
 

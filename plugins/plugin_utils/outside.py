@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-Finding = dict[str, Any]
+from ansible_collections.selfhosted.mail.plugins.module_utils.finding import Finding, finding
 
 # Commands and how the last line of their replies begins, up to where TLS does (RFC 3207, RFC 5804 section 2.2).
 SMTP = [(b"", b"220 "), (b"EHLO check.invalid\r\n", b"250 "), (b"STARTTLS\r\n", b"220 ")]
@@ -160,12 +160,6 @@ def trusting(certificate: bytes) -> ssl.SSLContext:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(cadata=certificate)
     return context
-
-
-def finding(check: str, subject: str, status: str, text: str, fix: str = "", required: bool = True) -> Finding:
-    """As mail-status has it."""
-    shown = {"check": check, "subject": subject, "status": status, "required": required}
-    return {**shown, "text": text, "fix": fix}
 
 
 def look(name: str, hostname: str, private: bool, patience: float) -> list[Finding]:
