@@ -17,6 +17,7 @@ from testbed.containers import wait_for
 OPENSMTPD, DOVECOT, RSPAMD, SIGNER = "opensmtpd.service", "dovecot.service", "rspamd.service", "dkimproxy.service"
 REDIS, FIREWALL = "redis-server@rspamd.service", "selfhosted-mail-nftables.service"
 RESOLVER = "selfhosted-mail-resolver.service"
+QUEUE = "/var/spool/smtpd"
 UNITS = (FIREWALL, REDIS, RESOLVER, RSPAMD, SIGNER, DOVECOT, OPENSMTPD)
 
 
@@ -37,6 +38,7 @@ DELIVERY = 360
 FILTERS = [
     Process("filter-message", OPENSMTPD, r"^other mailfilter \S*python3 .*/filter-message "),
     Process("filter-rspamd", OPENSMTPD, r"^other mailfilter \S*filter-rspamd "),
+    Process("filter-space", OPENSMTPD, r"^other mailfilter \S*python3 .*/filter-space$"),
 ]
 PROCESSES = [
     Process("OpenSMTPD's parent", OPENSMTPD, r"^systemd root /usr/sbin/smtpd$"),
@@ -203,7 +205,7 @@ class Signalled(Fault):
 _SMALL = """
 systemctl stop $2
 rm -rf /root/aside; cp -a "$1" /root/aside
-mount -t tmpfs -o size=$(($(du -sk "$1" | cut -f1) + 4096))k,mode=$(stat -c %a "$1") none "$1"
+mount -t tmpfs -o size=$(($(du -sk "$1" | cut -f1) + 65536))k,mode=$(stat -c %a "$1") none "$1"
 chown --reference=/root/aside "$1"; cp -a /root/aside/. "$1"
 systemctl start $2
 """
@@ -224,8 +226,10 @@ class Full(Fault):
     def __init__(self, server: Server, unit: str, folder: str) -> None:
         super().__init__(server)
         self.unit, self.folder = unit, folder
+        # A command of the shell's.
+        self.filling = f"cd {folder}; cat /dev/zero >filler 2>/dev/null || true; test $(stat -f -c %a .) = 0"
 
-    def __enter__(self) -> Fault:
+    def __enter__(self) -> Full:
         try:
             self.server.run("sh", "-euc", _SMALL, "sh", self.folder, self.unit)
         except BaseException:
@@ -240,7 +244,7 @@ class Full(Fault):
 
     def begin(self) -> None:
         self.since = self.server.sh("date +%s")
-        self.server.sh(f"cd {self.folder}; cat /dev/zero >filler 2>/dev/null || true; test $(stat -f -c %a .) = 0")
+        self.server.sh(self.filling)
 
     def relieve(self) -> None:
         """Room is made, once the unit has met with it."""
@@ -283,9 +287,7 @@ HANGS = {process.name: _signalled(process, signal.SIGSTOP) for process in PROCES
 KILLED = {process.name: _signalled(process, signal.SIGKILL) for process in PROCESSES}
 ENDS = {process.name: _signalled(process, 0) for process in FILTERS}
 FULL = {
-    "queue": Kind(
-        "disk of the queue is full for a while", lambda server: FullForAWhile(server, OPENSMTPD, "/var/spool/smtpd")
-    ),
+    "queue": Kind("disk of the queue is full for a while", lambda server: FullForAWhile(server, OPENSMTPD, QUEUE)),
     "mailboxes": Kind("disk of the mailboxes is full", lambda server: Full(server, DOVECOT, "/var/vmail")),
     "Redis": Kind("disk of Redis is full", lambda server: Full(server, REDIS, "/var/lib/redis/rspamd")),
 }

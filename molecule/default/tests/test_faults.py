@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from faults import ENDS, FULL, HANGS, KILLED, UNITS, Fault, Kind, unknown_processes
+from faults import ENDS, FULL, HANGS, KILLED, OPENSMTPD, QUEUE, UNITS, Fault, Full, Kind, unknown_processes
 from servers import FRIEND, RELAY, STRANGER, Server, both, check_relayed
 
-from testbed import imap, provider, report, traffic
+from testbed import imap, provider, report, smtp, traffic
 from testbed.containers import PATIENCE, wait_for
 from testbed.signatures import check_signed, fields
 
@@ -237,6 +237,40 @@ SAMPLE = [HANGS["OpenSMTPD's lookup"], KILLED["OpenSMTPD's queue"], ENDS["filter
 @both
 def test_one_of_each_kind(server: Server, kind: Kind) -> None:
     check_fault(server, kind, by_the_clock=False)
+
+
+# Hands in a message where signed mail comes back, as the signing proxy does; says what its end was answered.
+SIGNED = """
+import os, pwd, smtplib, subprocess, sys
+sender, recipient, fill = sys.argv[1:]
+os.seteuid(pwd.getpwnam("dkimproxy").pw_uid)
+session = smtplib.SMTP("127.0.0.1", 10028, "signed.test")
+os.seteuid(0)
+session.ehlo()
+for command in f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>", "DATA":
+    assert session.docmd(command)[0] in (250, 354), command
+subprocess.run(["sh", "-c", fill], check=True)
+session.send(b"Subject: full\\r\\n\\r\\nHello.\\r\\n.\\r\\n")
+print(session.getreply()[0])
+"""
+
+
+@both
+def test_what_is_under_way_when_the_disk_fills_is_not_taken(server: Server) -> None:
+    """OpenSMTPD by itself says 250, and its message is empty."""
+    alice, bob = server.alice, server.bob.address
+    with Full(server, OPENSMTPD, QUEUE) as full:
+        wait_for(lambda: server.sh("ss -Hltn 'sport = :465'"), what="OpenSMTPD is back")
+        with traffic.stranger(server.ip) as world, traffic.user(server.ip, alice.address, alice.password) as user:
+            for session, sender in (world, STRANGER), (user, alice.address):
+                for command in f"MAIL FROM:<{sender}>", f"RCPT TO:<{bob}>", "DATA":
+                    assert session.docmd(command)[0] in (250, 354), command
+                session.send(smtp.wire(smtp.compose(sender, [bob])))
+            codes = {10028: int(server.python(SIGNED, alice.address, bob, full.filling, user="root"))}
+            for port, session in (25, world), (465, user):
+                session.send(b".\r\n")
+                codes[port] = session.getreply()[0]
+    assert codes == {10028: 452, 25: 452, 465: 452}
 
 
 @both

@@ -217,7 +217,7 @@ def test_without_sendmail_the_same_holds(server: Server, mallory: None) -> None:
 
 @both
 def test_filters_have_no_rights_of_the_mail_server(server: Server) -> None:
-    for name in ("filter-message", "filter-rspamd"):
+    for name in ("filter-message", "filter-rspamd", "filter-space"):
         pids = server.run("pgrep", "-f", name).split()
         users = {server.run("ps", "-o", "user=", "-p", pid).strip() for pid in pids}
         assert users == {"mailfilter"}, (name, users)
