@@ -15,6 +15,8 @@ from ansible_collections.selfhosted.mail.plugins.plugin_utils.outside import SIT
 WORST_FIRST = ("error", "warning", "unknown", "ok")
 STATUS = "/usr/local/sbin/mail-status"
 WRONG = 2  # its exit code
+LOOK_AT_DNS = "selfhosted-mail-dns@3.service"  # what is wrong is asked again after so many seconds
+PROVE_DNS = "/usr/local/lib/selfhosted-mail/prove-dns"
 
 
 def rank(found: Finding) -> tuple[int, bool]:
@@ -56,7 +58,7 @@ class ActionModule(ActionBase):
             found = look(wanted["address"], wanted["hostname"], wanted["tls_mode"] == "selfsigned", patience=10)
         try:
             # mail-status comes last, since it knows of what the provider has taken or refused just now.
-            found += self._login(wanted, variables) + self._proof(wanted, variables) + self._status()
+            found += self._login(wanted, variables) + self._proof(wanted, variables) + self._dns() + self._status()
         except AnsibleConnectionFailure as error:
             found.append(finding("host", variables["inventory_hostname"], "unknown", f"cannot be asked: {error}"))
         found = [{"host": variables["inventory_hostname"], **one} for one in sorted(found, key=rank)]
@@ -75,6 +77,13 @@ class ActionModule(ActionBase):
             text = (done["stderr"] or done["stdout"]).strip() or f"exit code {done['rc']}"
             return [finding("host", "mail-status", "error", text, SITE)]
         found: list[Finding] = json.loads(done["stdout"])
+        return found
+
+    def _dns(self) -> list[Finding]:
+        """What is published is asked anew, and mail-status shows it. Without the role dns there is nothing to ask."""
+        self._low_level_execute_command(f"systemctl start {LOOK_AT_DNS}")
+        done = self._low_level_execute_command(f"{PROVE_DNS} --resolution")
+        found: list[Finding] = json.loads(done["stdout"]) if done["rc"] == 0 else []
         return found
 
     def _login(self, wanted: dict[str, Any], variables: dict[str, Any]) -> list[Finding]:

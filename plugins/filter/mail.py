@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.selfhosted.mail.plugins.module_utils import address_book
-from ansible_collections.selfhosted.mail.plugins.plugin_utils import providers, zone
+from ansible_collections.selfhosted.mail.plugins.module_utils import address_book, records
+from ansible_collections.selfhosted.mail.plugins.plugin_utils import providers
 
 
 class FilterModule:
@@ -19,8 +19,10 @@ class FilterModule:
             "dkim_keys": address_book.dkim_keys,
             "domain_names": address_book.domain_names,
             "first_address": address_book.first_address,
-            "public_addresses": zone.public_addresses,
+            "public_addresses": records.public_addresses,
             "relay_provider": providers.relay_provider,
+            "reverse_name": records.reverse_name,
             "sieve_files": address_book.sieve_files,
-            "zones": zone.zones,
+            "txt": records.txt,
+            "zone_names": address_book.with_host,
         }

@@ -10,8 +10,7 @@ module: dkim_records
 short_description: The DNS records that publish DKIM keys
 version_added: "0.1.0"
 description:
-  - Reads private keys on the managed host and returns the text of their DNS records. Changes nothing, and no private
-    key leaves the host.
+  - Reads private keys on the managed host and returns the text of their DNS records. No private key leaves the host.
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   keys:
@@ -31,9 +30,14 @@ options:
     type: list
     elements: str
     default: []
+  dest:
+    description:
+      - File on the host that gets the records in master file syntax (RFC 1035), as the role C(dns) reads them. Those of
+        keys that do not sign end in C(; recommended).
+    type: path
 attributes:
   check_mode: {support: full}
-  diff_mode: {support: none}
+  diff_mode: {support: full}
 """
 
 EXAMPLES = r"""
@@ -53,6 +57,11 @@ records:
   sample:
     example.org:
       mail: v=DKIM1; k=rsa; p=MIIB...
+changed_paths:
+  description: The file, where it was not as it should be.
+  type: list
+  elements: str
+  returned: always
 """
 
 import base64
@@ -62,6 +71,9 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.mail.plugins.module_utils import syntax
+from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import ManagedFile
+from ansible_collections.selfhosted.mail.plugins.module_utils.records import txt
+from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access
 
 # SubjectPublicKeyInfo of an Ed25519 key is this and 32 bytes (RFC 8410 §4); the record has the 32 bytes alone.
 ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
@@ -96,12 +108,24 @@ def printed(command: list[str]) -> list[dict[str, str]]:
     return [dict(zip(("domain", "selector", "path"), line.split(" ", 2), strict=True)) for line in lines]
 
 
+def in_master_file_syntax(records: dict[str, dict[str, str]], signing: set[tuple[str, str]]) -> str:
+    """``signing``: domains and selectors without whose keys signatures do not hold."""
+    lines = [
+        f"{selector}._domainkey.{domain}. 3600 IN TXT {txt(text)}"
+        + ("" if (domain, selector) in signing else " ; recommended")
+        for domain, texts in records.items()
+        for selector, text in sorted(texts.items())
+    ]
+    return "; Made of the keys by Ansible.\n" + "".join(f"{line}\n" for line in lines)
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "keys": {"type": "list", "elements": "dict", "required": True, "no_log": False},
             "directory": {"type": "path"},
             "command": {"type": "list", "elements": "str", "default": []},
+            "dest": {"type": "path"},
         },
         supports_check_mode=True,
     )
@@ -124,7 +148,17 @@ def main() -> None:
             if key not in others:
                 module.fail_json(msg=f"openssl cannot read the key {key['path']}: {error}")
             module.warn(f"{key['path']} is no key that openssl can read, and is not published")
-    module.exit_json(changed=False, records=records)
+    signing = {(key["domain"], key["selector"]) for key in keys if key.get("signs", True)}
+    changed, diff = [], []
+    # In check mode on a fresh host there are no keys to say anything about.
+    if module.params["dest"] and records:
+        text = in_master_file_syntax(records, signing)
+        file = ManagedFile(Path(module.params["dest"]), text.encode(), Access("root", "root", "0644"))
+        if file.differs():
+            changed, diff = [str(file.path)], [file.diff()]
+            if not module.check_mode:
+                file.put()
+    module.exit_json(changed=bool(changed), changed_paths=changed, diff=diff, records=records)
 
 
 if __name__ == "__main__":

@@ -185,6 +185,11 @@ _ENDPOINT = _must_be("an address and a port, such as 127.0.0.1:10027 or [::1]:10
 _PATH = _matches("an absolute path without spaces, quotes, backslashes, $, % and #", r"/[^\s\"'\\$%#]+")
 _MAIL_DIR = _matches("an absolute path of letters, digits and . _ - only", r"(/[A-Za-z0-9._-]+)+")
 _SIZE = _must_be("a size such as 500M or 5G", lambda value: re.fullmatch(r"[1-9][0-9]*[KMGTkmgt]?", str(value)))
+_RECORD = re.compile(
+    r"((?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?\.){2,}) (?:[0-9]{1,7} )?(?:IN )?"
+    r"(?:CNAME [a-z0-9_.-]+\.|MX [0-9]{1,5} [a-z0-9_.-]+\.|TXT(?: \"[ !#-\[\]-~]{0,255}\")+)\Z",
+    re.IGNORECASE,
+)
 _ACCOUNT_CHECKS = {
     "aliases": _LIST,
     "send_as": _LIST,
@@ -235,6 +240,7 @@ CHECKS: dict[str, Check] = {
     "mail_dkim_published_selectors": _list_of(_SELECTOR),
     "mail_dmarc_policy": _one_of("none", "quarantine", "reject"),
     "mail_dns_output_dir": _must_be("a path", lambda value: isinstance(value, str) and value),
+    "mail_dns_nameservers": _list_of(_IP_ADDRESS),
     "mail_tls_mode": _one_of("selfsigned", "files"),
     "mail_trusted_networks": _list_of(_NETWORK),
     "mail_required": _list_of(_ANY_TEXT),
@@ -247,6 +253,16 @@ CHECKS: dict[str, Check] = {
     "dkimproxy_senders_file": _PATH,
     "dkimproxy_foreign_from": _one_of("refuse", "rewrite"),
     "opensmtpd_from_policy": _one_of("account", "domain"),
+    "opensmtpd_ip_versions": _must_be(
+        "[4], [6] or [4, 6]", lambda value: value and isinstance(value, list) and value in ([4], [6], [4, 6], [6, 4])
+    ),
+    "dns_records": _list_of(
+        _must_be(
+            "a CNAME, MX or TXT record such as em1.example.org. CNAME u1.provider.example., names with their last dot",
+            lambda value: isinstance(value, str) and _RECORD.match(value),
+        )
+    ),
+    "dns_resolver": _or_empty(_IP_ADDRESS),
     "dkimproxy_config_file": _config_file,
     "dkimproxy_legacy": _one_of("error", "ignore"),
     "dkimproxy_implementation": _one_of("embedded", "upstream"),
@@ -308,6 +324,9 @@ CHECKS: dict[str, Check] = {
             "bans_window",
             "bans_seconds",
             "bans_max_seconds",
+            "dns_interval",
+            "dns_resolver_port",
+            "dns_second_look",
             "dovecot_imap_sessions",
             "dovecot_imap_sessions_per_user",
             "dovecot_learn_interval",
@@ -342,6 +361,7 @@ CHECKS: dict[str, Check] = {
             "rspamd_bayes_per_user",
             "rspamd_bayes_autolearn",
             "status_bans",
+            "status_dns",
             "status_watch",
             "accounts_status_login",
             "rspamd_external_checks",
@@ -359,6 +379,7 @@ PREFIXES = (
     "bans_",
     "certificate_",
     "dkimproxy_",
+    "dns_",
     "dovecot_",
     "firewall_",
     "opensmtpd_",
@@ -424,7 +445,7 @@ def problems(values: Values, required: Sequence[str] = (), facts: Values | None 
     right["mail_additional_domains"] = (
         [item for item in further if syntax.is_domain(_name_of(item))] if isinstance(further, list) else []
     )
-    for check in (_server, _relay, _accounts, _domain_aliases, _forwarding, _signer):
+    for check in (_server, _relay, _accounts, _domain_aliases, _forwarding, _signer, _records):
         found += check(right)
     return list(dict.fromkeys(found))
 
@@ -719,6 +740,15 @@ def _signer(given: Values) -> Iterator[str]:
         and url.partition("://")[0] not in ("https", "http")
     ):
         yield f"dkimproxy_upstream_url: must be an https or http address, not {_shown(url)}"
+
+
+def _records(given: Values) -> Iterator[str]:
+    domains, hostname = _domains_of(given), given.get("mail_hostname", "")
+    zones = address_book.with_host(domains, hostname) if hostname else domains
+    for record in given.get("dns_records", ()):
+        name = record.split()[0].rstrip(".")
+        if not any(syntax.is_under(name, zone) for zone in zones):
+            yield f"dns_records: {name} lies in none of the zones ({', '.join(zones)})"
 
 
 def zone_files(values: Values) -> list[str]:

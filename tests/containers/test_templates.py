@@ -79,6 +79,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "opensmtpd_max_mails": 7,
         "opensmtpd_from_policy": "domain",
         "opensmtpd_queue_ttl": "12h",
+        "opensmtpd_ip_versions": [4],
+        "mail_dns_nameservers": ["192.0.2.53"],
+        "dns_interval": 90,
+        "dns_second_look": 5,
+        "dns_records": ["em1.example.org. CNAME u1.provider.example."],
         "smtp_relay_retry_interval": 7,
         "status_watch_interval": 9,
         "status_patience": 12,
@@ -171,6 +176,11 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
         ("ls /etc/dkimproxy/keys", "example.org.s1-ed25519.pem\nexample.org.s1.pem\nexample.org.s2-ed25519.pem\n"),
         ("grep foreign /etc/dkimproxy/dkimproxy_out.conf", "rewrite"),
         ("cat /etc/selfhosted-mail/virtuals", "postmaster@example.org admin@far.example"),
+        ("cat /etc/smtpd.conf", "\nmta limit inet4\n"),
+        ("cat /etc/selfhosted-mail/dns.json", '"192.0.2.53"'),
+        ("cat /etc/systemd/system/selfhosted-mail-dns.timer", "Unit=selfhosted-mail-dns@5.service\n"),
+        ("cat /etc/systemd/system/selfhosted-mail-dns.timer", "OnUnitInactiveSec=90s\n"),
+        ("/usr/local/lib/selfhosted-mail/prove-dns --zones", "u1.provider.example."),
     ],
 }
 # A file that a role's daemon reads and that somebody has broken, and the variable that the role is then run with.

@@ -117,7 +117,7 @@ def test_every_filter_explains_itself(installed: Installed) -> None:
         ("bans", set()),
         ("certificate", {"dovecot", "opensmtpd"}),
         ("dkimproxy", {"accounts", "dkimproxy"}),
-        ("dns", {"dkimproxy"}),
+        ("dns", {"dkimproxy", "dovecot", "opensmtpd"}),
         ("dovecot", {"accounts", "dovecot"}),
         ("firewall", {"dkimproxy", "dovecot", "opensmtpd", "rspamd"}),
         ("opensmtpd", {"accounts", "opensmtpd"}),

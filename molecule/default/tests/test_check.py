@@ -92,7 +92,7 @@ def test_all_is_well(folder: Path) -> None:
         assert set(checked.of(server, "proof")) == {server.domain, server.additional_domain, "null sender"}
         for check in ("port", "certificate", "tls"):
             assert {subject.split()[-1] for subject in checked.of(server, check)} - {"file"} == PORTS, check
-        assert {"login", "smtp", "imap", "queue"} <= {one["check"] for one in checked.found}
+        assert {"dns", "login", "smtp", "imap", "queue", "resolution"} <= {one["check"] for one in checked.found}
         text = checked.of(server, "proof")[server.domain]["text"]
         assert re.search(r"TLS 1\.[23] out and 1\.[23] in: our signature pass, SPF pass, DMARC pass$", text), text
     for one in checked.found:

@@ -17,8 +17,8 @@ from testbed import imap, smtp
 from testbed.containers import PATIENCE, docker, wait_for
 
 CHECKS = {
-    "certificate", "clock", "disk", "filters", "imap", "lmtp", "managesieve", "memory", "passwords", "queue", "redis",
-    "relay", "rspamd", "signer", "smtp", "units",
+    "certificate", "clock", "disk", "dns", "filters", "imap", "lmtp", "managesieve", "memory", "passwords", "queue",
+    "redis", "relay", "rspamd", "signer", "smtp", "units",
 }  # fmt: skip
 FIELDS = {"check", "subject", "status", "required", "text", "fix"}
 TIMER = "selfhosted-mail-watch.timer"

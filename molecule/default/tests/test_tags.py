@@ -16,6 +16,8 @@ RUNS = {
     "bans": {"bans", "firewall"},
     "certificate": {"bans", "dovecot", "firewall", *HUB},
     "dkimproxy": {"accounts", "authors", "dkimproxy"},
+    # What writes records.
+    "dns": {"dkimproxy", "dns", "dovecot", *HUB},
     "dovecot": {"accounts", "bans", "dovecot", "firewall"},
     "firewall": {"bans", "dkimproxy", "dovecot", "firewall", "rspamd", *HUB},
     "opensmtpd": {"accounts", *HUB},

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dns.zonefile
 import pytest
 from ansible_collections.selfhosted.mail.plugins.modules import dkim_records
 
@@ -76,3 +77,22 @@ def test_a_command_that_fails(records: Records) -> None:
 
 def test_a_key_asked_for_must_be_one(records: Records) -> None:
     assert "example.org.broken.pem" in records([("example.org", "broken")])["msg"]
+
+
+def test_the_file_of_the_role(records: Records, tmp_path: Path) -> None:
+    """A key that signs is required; one that is only published, and one of before, are recommended."""
+    file = tmp_path / "records"
+    listed: dict[str, Any] = {"directory": str(tmp_path), "dest": str(file)}
+    assert records([("example.org", "mail")], check=True, **listed)["changed_paths"] == [str(file)]
+    assert not file.exists()
+    result = records([("example.org", "mail")], **listed)
+    assert result["changed"] and f"{file}" in str(result["diff"])
+    found = {one.name.to_text(): one for one in dns.zonefile.read_rrsets(file.read_text(), rdclass=None)}
+    assert {name.split(".")[0]: (one[0].rdcomment or "").strip() for name, one in found.items()} == {
+        "mail": "",
+        "mail-ed25519": "recommended",
+        "old": "recommended",
+    }
+    [key] = found["mail._domainkey.example.org."]
+    assert b"".join(key.strings).decode() == result["records"]["example.org"]["mail"]
+    assert not records([("example.org", "mail")], **listed)["changed"]

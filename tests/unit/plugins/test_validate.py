@@ -301,7 +301,12 @@ def test_the_summary_says_what_is_known_of_the_provider_and_what_is_not(folder: 
         {
             **ROLE[0],
             "tasks": [show],
-            "vars": {"domains": ["one.test"], "zones": {}, "ipv4": [], "__accounts_tables": {}},
+            "vars": {"__accounts_tables": {}},
+            "vars_files": [
+                f"{folder.checkout}/roles/{role}/{part}/main.yml"
+                for role in ("dns", "opensmtpd", "smtp_relay")
+                for part in ("defaults", "vars")
+            ],
         }
     ]
     login = {"mail_relay_username": "me", "mail_relay_password": "p"}

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -182,3 +184,25 @@ def test_a_delivery_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(TimeoutError):
         host.deliveries(talk, tmp_path)
     assert talk.step == "a delivery that began 400 s ago"
+
+
+def kept(file: Path, age: float) -> None:
+    found = {
+        "check": "dns",
+        "subject": "MX x.test",
+        "status": "error",
+        "required": True,
+        "text": "is missing",
+        "fix": "it",
+    }
+    file.write_text(json.dumps({"asked": time.time() - age, "findings": [found]}))
+
+
+def test_dns_shows_what_the_last_look_found(tmp_path: Path) -> None:
+    file = tmp_path / "findings.json"
+    [first] = host.dns(talk(), str(file))
+    assert first.status == "ok" and "nobody has looked yet" in first.text
+    kept(file, 2 * DAY)
+    assert host.dns(talk(), str(file)) == [Finding("dns", "MX x.test", "error", True, "is missing", "it")]
+    kept(file, 4 * DAY)
+    assert [one.status for one in host.dns(talk(), str(file))] == ["error", "warning"]

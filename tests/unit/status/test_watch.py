@@ -173,3 +173,12 @@ def test_warnings_and_what_is_not_required_are_not_told(
     for now in (0, MINUTE):
         look(state, [wrong("a", "warning"), wrong("b", "unknown"), wrong("c", required=False)], now)
     assert not commands
+
+
+def test_what_is_looked_at_once_a_day_is_told_once_a_day(
+    look: Callable[..., None], commands: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    state: dict[str, Any] = {}
+    for minutes in (0, 1, 61, 23 * 60, 24 * 60 + 2):
+        look(state, [wrong("dns")], now=minutes * MINUTE)
+    assert capsys.readouterr().out.count("selfhosted-mail alarm dns/x: is wrong") == 2

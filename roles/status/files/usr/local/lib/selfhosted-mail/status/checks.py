@@ -47,6 +47,10 @@ def look(config: dict[str, Any], state: dict[str, Any], patience: float) -> list
         Check("clock", "host", host.clock, required=False, fix="apt-get install systemd-timesyncd"),
         Check("units", "all", partial(host.units, ours=config["units"])),
     ]
+    if config["dns"]:
+        found.append(
+            Check("dns", "records", partial(host.dns, path=config["dns"]), required=False, fix=host.LOOK_AT_DNS)
+        )
     if config["resolver"]:
         address, port = config["resolver"]
         # Ours knows this one by itself, whether it reaches the world or not.

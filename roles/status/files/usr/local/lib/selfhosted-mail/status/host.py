@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import calendar
 import ctypes
+import json
 import os
 import pwd
 import re
@@ -25,6 +26,8 @@ DELIVERY = 300  # seconds
 # Of what there is, and at most so much: free space or inodes below it.
 LITTLE, TOO_LITTLE = (0.10, 5 << 30), (0.03, 1 << 30)
 DAY = 86400
+OLD = 3 * DAY
+LOOK_AT_DNS = "systemctl start selfhosted-mail-dns@3.service"
 NOT_SYNCHRONIZED = 5  # adjtimex(2)
 
 
@@ -134,6 +137,19 @@ def passwords(talk: Talk, path: str = CREDENTIALS) -> list[Finding]:
                 text = f"that of {login} takes {seconds[kind] * 1000:.0f} ms to check, and mail waits meanwhile"
                 found.append(talk.found("warning", text))
     return found or [talk.found("ok", f"take {max(seconds.values(), default=0) * 1000:.0f} ms to check at most")]
+
+
+def dns(talk: Talk, path: str) -> list[Finding]:
+    """What the role dns's last look has found."""
+    try:
+        kept = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        return [talk.found("ok", "nobody has looked yet: the first look is some minutes after a run of the playbook")]
+    old = time.time() - kept["asked"]
+    found = [Finding(**one) for one in kept["findings"]]
+    if old > OLD:
+        found.append(talk.found("warning", f"the last look was {old / DAY:.0f} days ago"))
+    return found
 
 
 def memory(_talk: Talk) -> str:

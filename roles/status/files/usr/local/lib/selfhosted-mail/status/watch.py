@@ -16,6 +16,8 @@ from .finding import Answer, Finding
 
 RESTARTS, WITHIN = 3, 900  # seconds
 ALARMS_EVERY = 3600  # seconds, for one key
+# What is looked at once a day is told once a day.
+DAILY, DAY = "dns/", 86400
 STOP_AND_START = 120  # seconds
 CLOSED_AGAIN = 60  # seconds
 SENDMAIL = "/usr/sbin/sendmail"
@@ -83,7 +85,11 @@ class Watch:
 
     def alarm(self, key: str, text: str, always: bool = False) -> None:
         """A line of the journal and a message to root."""
-        alarms = {name: when for name, when in self.state.get("alarms", {}).items() if when > self.now - ALARMS_EVERY}
+        alarms = {
+            name: when
+            for name, when in self.state.get("alarms", {}).items()
+            if when > self.now - (DAY if name.startswith(DAILY) else ALARMS_EVERY)
+        }
         if key not in alarms or always:
             print(f"<4>selfhosted-mail alarm {key}: {text}", flush=True)
         if key not in alarms:
