@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -173,3 +174,17 @@ def test_warnings_and_what_is_not_required_are_not_told(
     for now in (0, MINUTE):
         look(state, [wrong("a", "warning"), wrong("b", "unknown"), wrong("c", required=False)], now)
     assert not commands
+
+
+def test_what_is_paused_is_left_alone(
+    commands: list[tuple[str, ...]], look: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless whoever has paused it is gone, and has left that behind."""
+    monkeypatch.setattr(watch, "PAUSED", tmp_path)
+    paused = tmp_path / f"{OPENSMTPD}.paused"
+    paused.touch()
+    since = paused.stat().st_mtime
+    look({}, [silent(OPENSMTPD, "MAIL")], since + 60)
+    assert restarts(commands) == 0
+    look({}, [silent(OPENSMTPD, "MAIL")], since + 121)
+    assert restarts(commands) == 1
