@@ -8,7 +8,10 @@ from pathlib import Path
 
 import dns.resolver
 
+from testbed import containers
+
 SERVER = "198.51.100.53"
+CONTAINER = "selfhosted-mail-dns"
 PUBLISH = Path(__file__).resolve().parent / "publish-zone"
 
 
@@ -34,3 +37,15 @@ def dkim_record(name: bytes, timeout: int = 5) -> bytes | None:
 def publish(origin: str, records: str) -> None:
     """Serve these records (master file syntax without SOA and NS, RFC 1035 §5) under `origin`."""
     subprocess.run([str(PUBLISH), origin], input=records, text=True, check=True, capture_output=True)
+
+
+def secondary(zone: str) -> None:
+    """Serve what the name server of testbed/acme.py has of this zone, and says when it changes."""
+
+    def control(*words: str) -> str:
+        return containers.run(CONTAINER, "nsd-control", *words)
+
+    if zone not in control("zonestatus"):
+        control("addzone", zone, "acme")
+    control("force_transfer", zone)
+    containers.wait_for(lambda: "state: ok" in control("zonestatus", zone), what=f"the name server has {zone}")

@@ -55,7 +55,7 @@ class ActionModule(ActionBase):
             text = "Ansible runs on the server itself, so nothing was seen from outside"
             found = [finding("port", wanted["address"], "unknown", text)]
         else:
-            found = look(wanted["address"], wanted["hostname"], wanted["tls_mode"] == "selfsigned", patience=10)
+            found = look(wanted["address"], wanted["hostname"], wanted["tls_mode"], patience=10)
         try:
             # mail-status comes last, since it knows of what the provider has taken or refused just now.
             found += self._login(wanted, variables) + self._proof(wanted, variables) + self._dns() + self._status()

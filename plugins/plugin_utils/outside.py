@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import http.client
 import socket
 import ssl
 import time
@@ -25,6 +26,7 @@ GOODBYE = {993: b"x LOGOUT\r\n", 4190: b"LOGOUT\r\n"}
 # Of the network here, which the server cannot help.
 NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 NO_OLD_TLS = ("NO_PROTOCOLS_AVAILABLE", "NO_CIPHERS_AVAILABLE", "NO_CIPHER_MATCH")
+HTTP = 80  # port
 DAY = 86400  # seconds
 LINE = 4096  # octets
 SITE = "ansible-playbook -i inventory playbooks/site.yml"
@@ -63,11 +65,11 @@ def reply(stream: socket.socket, command: bytes, wanted: bytes) -> str:
 
 @dataclass
 class Server:
-    """One address of it. ``private``: whether its certificate is signed by itself; ``patience``: seconds for a step."""
+    """One address of it. ``mode``: ``mail_tls_mode``; ``patience``: seconds for a step."""
 
     hostname: str
     address: str
-    private: bool
+    mode: str
     patience: float
 
     def talk(self, port: int, context: ssl.SSLContext) -> Seen:
@@ -106,16 +108,16 @@ class Server:
         """Its name, its days in parts of its lifetime, and its chain where the world is to trust it."""
         fix = (
             SITE
-            if self.private
+            if self.mode != "files"
             else "mail_tls_certificate_file: # the certificate, and behind it those that lead to its root"
         )
         try:
-            names = self.talk(port, trusting(seen.certificate) if self.private else everybody()).names
+            names = self.talk(port, trusting(seen.certificate) if self.mode == "selfsigned" else everybody()).names
         except ssl.SSLCertVerificationError as error:
             return finding("certificate", subject, "error", error.verify_message, fix)
         begin, end = (ssl.cert_time_to_seconds(names[key]) for key in ("notBefore", "notAfter"))
         left, life = end - time.time(), end - begin
-        status = "error" if left < min(life / 15, 6 * DAY) else "warning" if left < min(life / 5, 30 * DAY) else "ok"
+        status = "error" if left < min(life / 6, 15 * DAY) else "warning" if left < min(life / 4, 30 * DAY) else "ok"
         text = f"is for {self.hostname} and good for {left / DAY:.0f} more days"
         return finding("certificate", subject, status, text, "" if status == "ok" else fix)
 
@@ -141,6 +143,32 @@ class Server:
         return finding("tls", subject, "ok", "speaks nothing below TLS 1.2", required=False)
 
 
+def port_80(address: str, hostname: str, token: str, patience: float) -> str:
+    """Whether the server answers an ACME server (RFC 8555 section 8.3) with the token: what is wrong, else nothing.
+
+    Nothing is said where no packet leaves the network here. The server may need a moment until it listens.
+    """
+    until = time.monotonic() + patience
+    while True:
+        connection = http.client.HTTPConnection(address, HTTP, timeout=patience)
+        try:
+            connection.request("GET", f"/.well-known/acme-challenge/{token}", headers={"Host": hostname})
+            reply = connection.getresponse()
+            said = f"{reply.status} {reply.reason} {reply.getheader('Server', '')}".strip()
+            if reply.read(len(token) + 1).decode("ascii", "replace") == token:
+                return ""
+            why = f"is answered by something else: {said}"
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in NO_WAY:
+                return ""
+            why = f"cannot be reached from here: {error or type(error).__name__}"
+        finally:
+            connection.close()
+        if time.monotonic() > until:
+            return f"port 80 of {hostname} at {address} {why}"
+        time.sleep(0.5)
+
+
 def anybody() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -162,7 +190,7 @@ def trusting(certificate: bytes) -> ssl.SSLContext:
     return context
 
 
-def look(name: str, hostname: str, private: bool, patience: float) -> list[Finding]:
+def look(name: str, hostname: str, mode: str, patience: float) -> list[Finding]:
     """All ports at each address that ``name`` has."""
     try:
         addresses = sorted({str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)})
@@ -172,7 +200,7 @@ def look(name: str, hostname: str, private: bool, patience: float) -> list[Findi
         return [
             finding("port", name, "error" if lost else "unknown", text, "publish the zone files of mail_dns_output_dir")
         ]
-    servers = [Server(hostname, address, private, patience) for address in addresses]
+    servers = [Server(hostname, address, mode, patience) for address in addresses]
     asked = [partial(server.findings, port) for server in servers for port in BEFORE_TLS]
     with ThreadPoolExecutor(len(asked)) as pool:
         return [found for answer in pool.map(partial.__call__, asked) for found in answer]

@@ -4,8 +4,8 @@
 
 Ansible's own error would show the template and the lines above it in the inventory, where secrets may stand. A secret
 that would silently become another text is named too: one with a comment or a statement of Jinja in it, or with an
-expression that names nothing. Secrets are variables whose name ends in username, password or password_hash, the
-passwords of accounts, and what these lead to.
+expression that names nothing. Secrets are variables whose name ends in username, password, password_hash or
+environment, the passwords of accounts, and what these lead to.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jinja2 import Environment, TemplateSyntaxError, nodes
 
 Wrong = tuple[str, str]  # a path such as "mail_accounts[1].password -> vault_bob", and what is wrong there
 
-_SECRET = re.compile(r"(password|password_hash|username)\Z")
+_SECRET = re.compile(r"(password|password_hash|username|environment)\Z")
 _NAME_ALONE = re.compile(r"\{\{ *(\w+) *\}\}\Z", re.ASCII)
 # Ansible's own, with all variables of all hosts in them.
 _NOT_FOLLOWED = {"hostvars", "vars"}

@@ -169,6 +169,17 @@ def _rate_limits(value: Any) -> Iterator[str]:
             yield f"{_shown(name)} must have burst, a number, and rate, such as 30 / 1m, and nothing else"
 
 
+def _acme_dns_environment(value: Any) -> Iterator[str]:
+    """Lego's variables for a DNS provider; no value is shown."""
+    if not isinstance(value, Mapping):
+        yield "must be a mapping"
+    for name, text in value.items() if isinstance(value, Mapping) else ():
+        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", str(name)):
+            yield "each name must be a variable of lego's, in capitals, such as RFC2136_NAMESERVER"
+        elif isinstance(text, bool) or not isinstance(text, str | int) or not _is_printable(str(text), 8000):
+            yield f"{name} must be a text in quotes, printable, on one line"
+
+
 _ANY_TEXT = _must_be("a text, in quotes", lambda value: isinstance(value, str))
 _BOOLEAN = _must_be(
     "true or false", lambda value: str(value).lower() in ("true", "false", "yes", "no", "on", "off", "1", "0")
@@ -190,6 +201,17 @@ _RECORD = re.compile(
     r"(?:CNAME [a-z0-9_.-]+\.|MX [0-9]{1,5} [a-z0-9_.-]+\.|TXT(?: \"[ !#-\[\]-~]{0,255}\")+)\Z",
     re.IGNORECASE,
 )
+# What lego 4.9.1 knows, which is in both releases, but for "manual".
+_ACME_DNS_PROVIDERS = """
+acme-dns alidns allinkl arvancloud auroradns autodns azure bindman bluecat checkdomain civo clouddns cloudflare
+cloudns cloudxns conoha constellix desec designate digitalocean dnsimple dnsmadeeasy dnspod dode domeneshop dreamhost
+duckdns dyn dynu easydns edgedns epik exec exoscale freemyip gandi gandiv5 gcloud gcore glesys godaddy hetzner
+hostingde hosttech httpreq hurricane hyperone ibmcloud iij iijdpf infoblox infomaniak internetbs inwx ionos
+iwantmyname joker lightsail linode liquidweb loopia luadns mydnsjp mythicbeasts namecheap namedotcom namesilo
+nearlyfreespeech netcup netlify nicmanager nifcloud njalla ns1 oraclecloud otc ovh pdns porkbun rackspace regru
+rfc2136 rimuhosting route53 safedns sakuracloud scaleway selectel servercow simply sonic stackpath tencentcloud
+transip variomedia vegadns vercel versio vinyldns vkcloud vscale vultr wedos yandex yandexcloud zoneee zonomi
+""".split()  # noqa: SIM905
 _ACCOUNT_CHECKS = {
     "aliases": _LIST,
     "send_as": _LIST,
@@ -241,7 +263,16 @@ CHECKS: dict[str, Check] = {
     "mail_dmarc_policy": _one_of("none", "quarantine", "reject"),
     "mail_dns_output_dir": _must_be("a path", lambda value: isinstance(value, str) and value),
     "mail_dns_nameservers": _list_of(_IP_ADDRESS),
-    "mail_tls_mode": _one_of("selfsigned", "files"),
+    "mail_tls_mode": _one_of("selfsigned", "acme", "files"),
+    "mail_acme_directory": _matches(
+        "an address such as https://acme.example/directory", r"https://[A-Za-z0-9.-]+(:[0-9]+)?/[A-Za-z0-9._~/-]*"
+    ),
+    "mail_acme_ca_file": _or_empty(_PATH),
+    "mail_acme_dns_provider": _must_be(
+        "empty, or lego's name of a DNS provider (lego dnshelp lists them), other than manual",
+        lambda value: value == "" or value in _ACME_DNS_PROVIDERS,
+    ),
+    "mail_acme_dns_environment": _acme_dns_environment,
     "mail_trusted_networks": _list_of(_NETWORK),
     "mail_required": _list_of(_ANY_TEXT),
     "mail_check_output": _ANY_TEXT,
@@ -324,6 +355,7 @@ CHECKS: dict[str, Check] = {
             "bans_window",
             "bans_seconds",
             "bans_max_seconds",
+            "certificate_interval",
             "dns_interval",
             "dns_resolver_port",
             "dns_second_look",
@@ -476,6 +508,8 @@ def _server(given: Values) -> Iterator[str]:
             yield f"{name}: must be an absolute path on the mail server where mail_tls_mode is files"
         if given.get(name) in TLS_LINKS:
             yield f"{name}: must be the file itself, not {given[name]}, which the role certificate makes a link to it"
+    if given.get("mail_acme_dns_environment") and given.get("mail_acme_dns_provider") == "":
+        yield "mail_acme_dns_environment: needs mail_acme_dns_provider, the provider that it is for"
     message, memory = (
         address_book.size_bytes(given.get(name, default))
         for name, default in (("opensmtpd_max_message_size", "50M"), ("opensmtpd_max_inbound_memory", "200M"))

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from email.message import EmailMessage
 
 from testbed import imap, managesieve, provider, server, smtp
+from testbed.acme import Acme
 from testbed.containers import PATIENCE
 from testbed.signatures import check_signed
 
 RELAY = "default-relay"
+ACME = Acme("default-acme", "acme.test")
 # Somebody elsewhere, whose mail the relay provider keeps.
 FRIEND = "friend@far.test"
 STRANGER = "stranger@world.test"

@@ -89,6 +89,14 @@ CASES: dict[str, tuple[str, dict[str, object], str]] = {
     "forwarding": ("mail_forward_via", {"mail_forward_via": "pigeon"}, "pigeon"),
     "TLS mode": ("mail_tls_mode", {"mail_tls_mode": "letsencrypt"}, "letsencrypt"),
     "no certificate file": ("mail_tls_certificate_file", {"mail_tls_mode": "files"}, ""),
+    "ACME server": ("mail_acme_directory", {"mail_acme_directory": "http://acme.test/dir"}, "https"),
+    "DNS provider": ("mail_acme_dns_provider", {"mail_acme_dns_provider": "pigeon"}, "pigeon"),
+    "no DNS provider": ("mail_acme_dns_environment", {"mail_acme_dns_environment": {"KEY": "seCret99"}}, "provider"),
+    "no variable": (
+        "mail_acme_dns_environment",
+        {"mail_acme_dns_provider": "exec", "mail_acme_dns_environment": {"EXEC PATH": "seCret99"}},
+        "capitals",
+    ),
     "policy": ("mail_dmarc_policy", {"mail_dmarc_policy": "strict"}, "strict"),
     "SPF": ("mail_relay_spf", {"mail_relay_spf": 'include:x" evil'}, ""),
     "admin": ("mail_admin_address", {"mail_admin_address": "me"}, ""),
@@ -199,11 +207,16 @@ def test_certificate_files(tmp_path: Path) -> None:
         }
         for name, (cert, key) in files.items()
     }
+    hosts["authority"] = {
+        "mail_tls_mode": "acme",
+        "mail_acme_ca_file": "/nowhere/ca.pem",
+        "mail_dns_output_dir": str(tmp_path / "authority"),
+    }
     before = server.state()
     said = refused(inventory(tmp_path, hosts))
-    assert set(said) == set(files)
+    assert set(said) == set(hosts)
     for name, text in said.items():
-        assert "mail_tls_" in text, f"{name}: {text}"
+        assert ("mail_acme_ca_file" if name == "authority" else "mail_tls_") in text, f"{name}: {text}"
     assert server.state() == before
 
 

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import errno
+import http.server
 import socket
 import ssl
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,12 @@ def seen(
     port: int,
     tls_first: bool = False,
     name: str = "mail.example.org",
-    private: bool = True,
+    mode: str = "selfsigned",
 ) -> dict[str, dict[str, Any]]:
     """Check to finding."""
     monkeypatch.setitem(outside.BEFORE_TLS, port, [] if tls_first else SMTP)
     monkeypatch.setitem(GREETING, port, b"220 ")
-    return {one["check"]: one for one in Server(name, "127.0.0.1", private, 2).findings(port)}
+    return {one["check"]: one for one in Server(name, "127.0.0.1", mode, 2).findings(port)}
 
 
 @pytest.mark.parametrize("tls_first", [False, True])
@@ -54,18 +57,18 @@ def test_the_name_in_the_certificate(monkeypatch: pytest.MonkeyPatch, pem: Path)
 def test_the_chain(monkeypatch: pytest.MonkeyPatch, pem: Path) -> None:
     """Where the world has to trust the certificate, it leads to a root that is trusted here."""
     with Provider(pem, "", "") as provider:
-        found = seen(monkeypatch, provider.port, private=False)["certificate"]
+        found = seen(monkeypatch, provider.port, mode="files")["certificate"]
         assert found["status"] == "error"
         assert "self-signed certificate" in found["text"]
         assert found["fix"].startswith("mail_tls_certificate_file")
         monkeypatch.setenv("SSL_CERT_FILE", str(pem))
-        assert seen(monkeypatch, provider.port, private=False)["certificate"]["status"] == "ok"
+        assert seen(monkeypatch, provider.port, mode="files")["certificate"]["status"] == "ok"
 
 
 def test_days_are_parts_of_the_lifetime(monkeypatch: pytest.MonkeyPatch, pem: Path) -> None:
     begun = outside.time.time()
     with Provider(pem, "", "") as provider:
-        for days, status in ((1.5, "ok"), (1.7, "warning"), (1.95, "error")):
+        for days, status in ((1.4, "ok"), (1.6, "warning"), (1.75, "error")):
             monkeypatch.setattr(outside.time, "time", lambda days=days: begun + days * outside.DAY)
             assert seen(monkeypatch, provider.port)["certificate"]["status"] == status
 
@@ -98,3 +101,49 @@ def test_a_refused_greeting(monkeypatch: pytest.MonkeyPatch, pem: Path) -> None:
         monkeypatch.setitem(outside.BEFORE_TLS, provider.port, [(b"", b"554 ")])
         [found] = Server("h", "127.0.0.1", True, 2).findings(provider.port)
     assert (found["status"], found["text"]) == ("error", "a connection is answered 220 provider.example ESMTP")
+
+
+TOKEN = "0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (TOKEN, ""),
+        (TOKEN + "x", "something else: 200"),
+        ("", "something else: 404"),
+        (None, "cannot be reached from here"),
+    ],
+)
+def test_port_80(monkeypatch: pytest.MonkeyPatch, body: str | None, said: str) -> None:
+    asked = []
+
+    class Web(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers["Host"]))
+            self.send_response(200 if body else 404)
+            self.end_headers()
+            self.wfile.write((body or "not here").encode())
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Web) as server:
+        monkeypatch.setattr(outside, "HTTP", server.server_address[1])
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        if body is None:
+            server.shutdown()
+            server.server_close()
+        found = outside.port_80("127.0.0.1", "mail.example.org", TOKEN, 0.1)
+        if body is not None:
+            server.shutdown()
+        thread.join()
+    assert said in found and bool(said) is bool(found)
+    if body is not None:
+        assert set(asked) == {(f"/.well-known/acme-challenge/{TOKEN}", "mail.example.org")}
+
+
+def test_port_80_that_no_packet_gets_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_way(*_words: object, **_options: object) -> None:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(outside.http.client.HTTPConnection, "connect", no_way)
+    assert outside.port_80("2001:db8::25", "mail.example.org", TOKEN, 0.1) == ""

@@ -75,6 +75,7 @@ FILES = {
     "mail_tls_certificate_file": "/etc/ssl/mail.pem",
     "mail_tls_private_key_file": "/etc/ssl/mail.key",
 }
+OVH = {"mail_acme_dns_provider": "ovh"}
 ALICE: dict[str, Any] = {"address": "alice@example.org", "password_hash": HASH}
 
 
@@ -239,7 +240,22 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("mail_admin_address", {"mail_admin_address": "shop@example.org", "mail_aliases": {}}, "takes no mail"),
     ("mail_admin_address", {"mail_admin_address": "root"}, "must be a mail address"),
     ("mail_admin_address", {"mail_admin_address": "carol@example.org"}, "neither an account nor an alias"),
-    ("mail_tls_mode", {"mail_tls_mode": "letsencrypt"}, "must be one of selfsigned, files"),
+    ("mail_tls_mode", {"mail_tls_mode": "letsencrypt"}, "must be one of selfsigned, acme, files"),
+    ("mail_acme_directory", {"mail_acme_directory": "http://acme.example/directory"}, "https://acme.example/directory"),
+    ("mail_acme_directory", {"mail_acme_directory": ""}, "must be an address"),
+    ("mail_acme_ca_file", {"mail_acme_ca_file": "ca.pem"}, "an absolute path"),
+    ("mail_acme_dns_provider", {"mail_acme_dns_provider": "hetzler"}, "lego's name of a DNS provider"),
+    ("mail_acme_dns_provider", {"mail_acme_dns_provider": "manual"}, "other than manual"),
+    ("mail_acme_dns_provider", {"mail_acme_dns_provider": ["ovh"]}, "lego's name of a DNS provider"),
+    ("mail_acme_dns_environment", {"mail_acme_dns_environment": "X=y"}, "must be a mapping"),
+    (
+        "mail_acme_dns_environment",
+        {"mail_acme_dns_environment": {"X": "y"}, "mail_acme_dns_provider": ""},
+        "needs mail_acme_dns_provider",
+    ),
+    ("mail_acme_dns_environment", {**OVH, "mail_acme_dns_environment": {"ovh_key": "y"}}, "in capitals"),
+    ("mail_acme_dns_environment", {**OVH, "mail_acme_dns_environment": {"OVH_KEY": "a\nb"}}, "OVH_KEY must be a text"),
+    ("mail_acme_dns_environment", {**OVH, "mail_acme_dns_environment": {"OVH_KEY": ["a"]}}, "OVH_KEY must be a text"),
     ("mail_tls_certificate_file", {**FILES, "mail_tls_certificate_file": ""}, "an absolute path"),
     ("mail_tls_certificate_file", {**FILES, "mail_tls_certificate_file": "mail.pem"}, "an absolute path"),
     ("mail_tls_private_key_file", {**FILES, "mail_tls_private_key_file": None}, "is empty (null)"),

@@ -54,7 +54,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (0, "ok", "good for 90 more days"),
         (60, "ok", "good for 30 more days"),
-        (73, "warning", "good for 17 more days"),
+        (69, "warning", "good for 21 more days"),
+        (74, "warning", "good for 16 more days"),
+        (76, "error", "good for 14 more days"),
         (85, "error", "good for 5 more days"),
         (100, "error", "expired 10 days ago"),
     ],
@@ -71,11 +73,18 @@ def test_another_one_is_served(certificate: Path) -> None:
     own = ssl.PEM_cert_to_DER_cert((certificate.parent / "own").read_text())
     other = ssl.PEM_cert_to_DER_cert((certificate.parent / "other").read_text())
     found = host.certificate(talk(), str(certificate), {"25": own, "465": other, "993": other})
-    assert [(one.subject, one.status, one.fix) for one in found] == [
-        ("file", "ok", ""),
-        ("465", "error", "systemctl restart opensmtpd.service"),
-        ("993", "error", "systemctl reload dovecot.service"),
-    ]
+    assert [(one.subject, one.status) for one in found] == [("file", "ok"), ("465", "error"), ("993", "error")]
+
+
+def test_why_there_is_no_newer_one(certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = tmp_path / "problems.json"
+    problems.write_text('["the server is away"]')
+    found = host.certificate(talk(), str(certificate), {}, problems)
+    assert [(one.subject, one.status) for one in found] == [("file", "ok"), ("renewal", "warning")]
+    assert "away" not in found[0].text and found[1].text == "the server is away"
+    _begin, end = host.validity(talk(), str(certificate))
+    monkeypatch.setattr(host.time, "time", lambda: end - 14 * DAY)
+    assert host.certificate(talk(), str(certificate), {}, problems)[0].text.endswith("; the server is away")
 
 
 def test_no_certificate(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -182,3 +183,17 @@ def test_what_is_looked_at_once_a_day_is_told_once_a_day(
     for minutes in (0, 1, 61, 23 * 60, 24 * 60 + 2):
         look(state, [wrong("dns")], now=minutes * MINUTE)
     assert capsys.readouterr().out.count("selfhosted-mail alarm dns/x: is wrong") == 2
+
+
+def test_what_is_paused_is_left_alone(
+    commands: list[tuple[str, ...]], look: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless whoever has paused it is gone, and has left that behind."""
+    monkeypatch.setattr(watch, "PAUSED", tmp_path)
+    paused = tmp_path / f"{OPENSMTPD}.paused"
+    paused.touch()
+    since = paused.stat().st_mtime
+    look({}, [silent(OPENSMTPD, "MAIL")], since + 60)
+    assert restarts(commands) == 0
+    look({}, [silent(OPENSMTPD, "MAIL")], since + 121)
+    assert restarts(commands) == 1

@@ -59,4 +59,5 @@ def look(config: dict[str, Any], state: dict[str, Any], patience: float) -> list
         found.append(Check("resolver", address, ask, config["resolver_unit"]))
     answers = run(found, patience)
     served = partial(host.certificate, path=CERTIFICATE, served=server.certificates)
-    return answers + run([Check("certificate", "file", served)], patience)
+    fix = "systemctl start selfhosted-mail-certificate; journalctl -u selfhosted-mail-certificate -n 20"
+    return answers + run([Check("certificate", "file", served, fix=fix)], patience)

@@ -28,6 +28,7 @@ LITTLE, TOO_LITTLE = (0.10, 5 << 30), (0.03, 1 << 30)
 DAY = 86400
 OLD = 3 * DAY
 LOOK_AT_DNS = "systemctl start selfhosted-mail-dns@3.service"
+RENEWAL_PROBLEMS = Path("/var/lib/selfhosted-mail/certificate/problems.json")
 NOT_SYNCHRONIZED = 5  # adjtimex(2)
 
 
@@ -74,21 +75,26 @@ def validity(talk: Talk, path: str) -> tuple[float, float]:
     return begin, end
 
 
-def certificate(talk: Talk, path: str, served: Mapping[str, bytes]) -> list[Finding]:
-    """Its days, in parts of its whole life, and whether the ports serve it. ``served``: port to certificate, DER."""
+def certificate(talk: Talk, path: str, served: Mapping[str, bytes], problems: Path = RENEWAL_PROBLEMS) -> list[Finding]:
+    """Its days, in parts of its whole life, why there is no newer one, and whether the ports serve it.
+
+    ``served``: port to certificate, DER; ``problems``: what the role certificate's program has left, sentences as JSON.
+    """
     begin, end = validity(talk, path)
     text = Path(path).read_text()
     ours = ssl.PEM_cert_to_DER_cert(text[: text.index("-----END CERTIFICATE-----") + 25])
     left, life = end - time.time(), end - begin
-    status = "error" if left < min(life / 15, 6 * DAY) else "warning" if left < min(life / 5, 30 * DAY) else "ok"
+    # Renewal begins at a third of its life.
+    status = "error" if left < min(life / 6, 15 * DAY) else "warning" if left < min(life / 4, 30 * DAY) else "ok"
     days = f"good for {left / DAY:.0f} more days" if left > 0 else f"expired {-left / DAY:.0f} days ago"
-    found = [talk.found(status, f"{path}: {days}")]
-    for port, other in sorted(served.items()):
-        if other != ours:
-            daemon = "dovecot" if port in ("993", "4190") else "opensmtpd"
-            fix = f"systemctl {'reload' if daemon == 'dovecot' else 'restart'} {daemon}.service"
-            found.append(Finding("certificate", port, "error", True, f"serves another one than {path}", fix))
-    return found
+    why = json.loads(problems.read_text()) if problems.exists() else []
+    found = [talk.found(status, "; ".join([f"{path}: {days}", *(why if status == "error" else [])]))]
+    found += [Finding("certificate", "renewal", "warning", True, problem, talk.check.fix) for problem in why]
+    return found + [
+        Finding("certificate", port, "error", True, f"serves another one than {path}", talk.check.fix)
+        for port, other in sorted(served.items())
+        if other != ours
+    ]
 
 
 def disk(_talk: Talk, paths: Iterable[str]) -> list[Finding]:

@@ -6,9 +6,11 @@ A hung daemon is worse than a dead one, which systemd starts again at once: its 
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from .checks import OPENSMTPD, RSPAMD, SIGNER
@@ -21,6 +23,7 @@ DAILY, DAY = "dns/", 86400
 STOP_AND_START = 120  # seconds
 CLOSED_AGAIN = 60  # seconds
 SENDMAIL = "/usr/sbin/sendmail"
+PAUSED = Path("/run/selfhosted-mail")
 END_OF_DATA = "the end of DATA"
 
 
@@ -63,7 +66,7 @@ class Watch:
 
     def restart(self, unit: str, text: str) -> None:
         # What is being started or stopped is in somebody's hands; what is dead is systemd's business.
-        if command("systemctl", "is-active", unit).strip() != "active":
+        if command("systemctl", "is-active", unit).strip() != "active" or paused(unit):
             return
         recent = [when for when in self.state.get("restarts", {}).get(unit, []) if when > self.now - WITHIN]
         if len(recent) < RESTARTS:
@@ -98,6 +101,13 @@ class Watch:
             body = f"{text}\n\nWhat mail-status says now:  ssh root@{self.hostname} mail-status\n"
             command(SENDMAIL, "root", stdin=f"To: root\nSubject: {subject}\nAuto-Submitted: auto-generated\n\n{body}")
         self.state["alarms"] = alarms
+
+
+def paused(unit: str) -> bool:
+    """Whether the role certificate's program waits for its sessions to end, before a restart."""
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - (PAUSED / f"{unit}.paused").stat().st_mtime < STOP_AND_START
+    return False
 
 
 def command(*words: str, stdin: str = "") -> str:

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An ACME server (pebble, Let's Encrypt's own for tests) and a name server that takes updates (knot), in one container.
+
+Zones that the latter changes are served to the world by the test bed's own name server, which it tells.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from testbed import containers, dns
+from testbed.containers import wait_for
+
+AUTHORITY = "/etc/ssl/pebble.pem"
+KEY_NAME, KEY_SECRET = "lego.", "bm90IGEgc2VjcmV0LCBhIHRlc3QncyBrZXkgYWxvbmU="
+UPDATES = 5353  # port
+YEARS = 5 * 365 * 86400  # seconds, pebble's own default
+
+_KNOT = """
+server:
+    listen: 0.0.0.0@{port}
+key:
+  - id: {key}
+    algorithm: hmac-sha256
+    secret: {secret}
+remote:
+  - id: world
+    address: {server}
+acl:
+  - id: lego
+    key: {key}
+    action: update
+  - id: world
+    address: {server}
+    action: transfer
+template:
+  - id: default
+    storage: /var/lib/knot
+    notify: world
+    acl: [lego, world]
+zone:
+{zones}
+"""
+
+
+@dataclass(frozen=True)
+class Acme:
+    """``name``: of the host, in its certificate."""
+
+    container: str
+    name: str
+
+    @property
+    def directory(self) -> str:
+        return f"https://{self.name}:14000/dir"
+
+    @property
+    def authority(self) -> str:
+        """Certificate of its own HTTPS, PEM."""
+        return containers.run(self.container, "cat", AUTHORITY)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Lego's, for updates of the zones."""
+        return {
+            "RFC2136_NAMESERVER": f"{containers.address(self.container)}:{UPDATES}",
+            "RFC2136_TSIG_KEY": KEY_NAME,
+            "RFC2136_TSIG_SECRET": KEY_SECRET,
+            "RFC2136_TSIG_ALGORITHM": "hmac-sha256.",
+            "RFC2136_POLLING_INTERVAL": "1",
+        }
+
+    def sh(self, script: str) -> str:
+        return containers.run(self.container, "sh", "-c", script)
+
+    def start(self, *, lifetime: int = YEARS, refused_nonces: int = 0) -> None:
+        """Pebble, anew. ``lifetime``: of certificates, seconds; ``refused_nonces``: in a hundred."""
+        self.stop()
+        config = {
+            "listenAddress": "0.0.0.0:14000",
+            "managementListenAddress": "0.0.0.0:15000",
+            "certificate": AUTHORITY,
+            "privateKey": "/etc/ssl/private/pebble.key",
+            "httpPort": 80,
+            "tlsPort": 443,
+            "ocspResponderURL": "",
+            "externalAccountBindingRequired": False,
+            "retryAfter": {"authz": 1, "order": 1},
+            "certificateValidityPeriod": lifetime,
+        }
+        containers.write(self.container, "/etc/pebble.json", json.dumps({"pebble": config}))
+        self.sh(
+            f"test -e {AUTHORITY} || openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 30 "
+            f"-subj /CN={self.name} -addext subjectAltName=DNS:{self.name} -keyout /etc/ssl/private/pebble.key "
+            f"-out {AUTHORITY} 2>/dev/null; systemctl reset-failed pebble 2>/dev/null; "
+            f"systemd-run --quiet --unit=pebble --setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_AUTHZREUSE=0 "
+            f"--setenv=PEBBLE_WFE_NONCEREJECT={refused_nonces} "
+            f"pebble -config /etc/pebble.json -dnsserver {dns.SERVER}:53"
+        )
+        wait_for(lambda: self.sh("ss -Hltn sport = :14000"), what="pebble listens")
+
+    def stop(self) -> None:
+        self.sh("! systemctl is-active --quiet pebble || systemctl stop pebble")
+
+    def take_updates(self, *zones: str) -> None:
+        """Of these zones, which the test bed's name server gets from here."""
+        text = "@ 5 SOA ns.test. hostmaster.ns.test. 1 3600 600 86400 1\n@ 5 NS ns.test.\n"
+        for zone in zones:
+            containers.write(self.container, f"/var/lib/knot/{zone}.zone", f"$ORIGIN {zone}.\n{text}")
+        listed = "\n".join(f"  - domain: {zone}" for zone in zones)
+        values = {"port": UPDATES, "key": KEY_NAME, "secret": KEY_SECRET, "server": dns.SERVER, "zones": listed}
+        containers.write(self.container, "/etc/knot/knot.conf", _KNOT.format(**values))
+        self.sh("chown -R knot:knot /var/lib/knot; systemctl restart knot")
+        for zone in zones:
+            dns.secondary(zone)
