@@ -7,9 +7,10 @@ Zones that the latter changes are served to the world by the test bed's own name
 from __future__ import annotations
 
 import json
+import urllib.request
 from dataclasses import dataclass
 
-from testbed import containers, dns
+from testbed import containers, dns, smtp
 from testbed.containers import wait_for
 
 AUTHORITY = "/etc/ssl/pebble.pem"
@@ -59,6 +60,13 @@ class Acme:
     def authority(self) -> str:
         """Certificate of its own HTTPS, PEM."""
         return containers.run(self.container, "cat", AUTHORITY)
+
+    @property
+    def root(self) -> str:
+        """The certificate that all chains end with, PEM; another one after each start."""
+        url = f"https://{containers.address(self.container)}:15000/roots/0"
+        with urllib.request.urlopen(url, context=smtp.tls()) as answer:
+            return str(answer.read().decode())
 
     @property
     def environment(self) -> dict[str, str]:

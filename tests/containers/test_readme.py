@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""README's ten steps, as it says them: on a machine with Debian's own ansible-core, for a fresh VPS behind SSH."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from testbed import containers, dns
+from testbed.acme import AUTHORITY, Acme
+from testbed.containers import run, write
+from testbed.playbook import CHECKOUT
+from testbed.playbook import run as play
+
+HOME, VPS, RELAY = "readme-home", "readme-vps", "readme-relay"
+ACME = Acme("readme-acme", "readme.acme.test")
+MACHINES = {
+    HOME: ["debian13"],
+    VPS: ["debian13", "mail.readme.test", "198.51.100.15"],
+    RELAY: ["world", "readme.provider.test", "198.51.100.29"],
+    ACME.container: ["world", ACME.name, "198.51.100.37"],
+}
+CLONE = "/root/clone"
+INVENTORY = f"{CLONE}/inventory"
+MAIN = f"{INVENTORY}/group_vars/mail/main.yml"
+LOGIN, PASSWORD = "customer", "the relay's password"
+VAULT_PASSWORD = "a vault's password"
+# Runs a command in a terminal and types the password where it is asked for.
+TERMINAL = """
+import os, pty, sys
+command, password = sys.argv[1:]
+seen = b""
+def read(terminal):
+    global seen
+    said = os.read(terminal, 4096)
+    seen = (seen + said)[-200:]
+    if seen.lower().endswith(b"password: "):
+        os.write(terminal, password.encode() + b"\\n")
+        seen = b""
+    return said
+sys.exit(os.waitstatus_to_exitcode(pty.spawn(["sh", "-euc", command], read)))
+"""
+
+
+def commands() -> list[str]:
+    """The code blocks of the ten steps, in order."""
+    text = (CHECKOUT / "README.md").read_text()
+    steps = text[text.index("## Set up your server") :]
+    steps = steps[: steps.index("\n## ", 3)]
+    return [re.sub(r"(?m)^ +", "", block) for block in re.findall(r"(?ms)^ *```\n(.*?)^ *```$", steps)]
+
+
+def tracked() -> bytes:
+    """The checkout as a tar file, without what Git ignores."""
+    words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name in filter(None, listed.split("\0")):
+            if (file := CHECKOUT / name).exists() or file.is_symlink():
+                tar.add(file, name, recursive=False)
+    return packed.getvalue()
+
+
+def home(directory: Path) -> None:
+    """A machine that reaches the VPS by SSH, with a clone of this repository."""
+    with ThreadPoolExecutor() as pool:
+        install = "apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends {}"
+        list(
+            pool.map(
+                lambda one: run(one[0], "sh", "-c", f"{install.format(one[1])} >/dev/null 2>&1"),
+                {HOME: "ansible-core openssh-client", VPS: "openssh-server"}.items(),
+            )
+        )
+    run(HOME, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/.ssh/id_ed25519")
+    run(VPS, "install", "-d", "-m", "0700", "/root/.ssh")
+    write(VPS, "/root/.ssh/authorized_keys", run(HOME, "cat", "/root/.ssh/id_ed25519.pub"))
+    run(HOME, "sh", "-c", "ssh-keyscan -t ed25519 mail.readme.test >/root/.ssh/known_hosts 2>/dev/null")
+    unpack = f"mkdir {CLONE} && tar -xC {CLONE}"
+    containers.docker("exec", "--interactive", HOME, "sh", "-c", unpack, data=tracked())
+
+
+def provider(directory: Path) -> None:
+    """A relay provider with one customer, which the VPS trusts."""
+    customer = {"username": LOGIN, "password": PASSWORD}
+    variables = {
+        "provider_hostname": "readme.provider.test",
+        "provider_customers": [customer],
+        "provider_delivers_to": ["readme.test"],
+    }
+    docker = {"ansible_connection": "community.docker.docker", "ansible_python_interpreter": "/usr/bin/python3"}
+    groups = {"provider": {"hosts": {RELAY: variables}}, "mail": {"hosts": {VPS: None}}}
+    inventory = directory / "provider.yml"
+    inventory.write_text(yaml.safe_dump({"all": {"vars": docker, "children": groups}}))
+    play(CHECKOUT / "testbed/playbooks/provider.yml", inventory=inventory)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[None]:
+    """A VPS as it is delivered, a machine at home, a relay provider, an ACME server."""
+    with ThreadPoolExecutor() as pool:
+        try:
+            words = [[str(CHECKOUT / "testbed/host-up"), name, *rest] for name, rest in MACHINES.items()]
+            list(pool.map(lambda one: subprocess.run(one, check=True), words))
+            dns.publish("readme.test", "mail A 198.51.100.15\n")  # step 1
+            ACME.start()
+            write(VPS, AUTHORITY, ACME.authority)
+            list(pool.map(lambda make: make(tmp_path), (home, provider)))
+            # As the world knows Let's Encrypt's.
+            write(HOME, "/usr/local/share/ca-certificates/acme.crt", ACME.root)
+            run(HOME, "update-ca-certificates")
+            yield
+        finally:
+            list(pool.map(lambda name: containers.docker("rm", "-f", name), MACHINES))
+
+
+def do(command: str) -> str:
+    """What it says at home, in the clone, where it has to succeed."""
+    words = ["docker", "exec", "--workdir", CLONE, "--env", "LC_ALL=C.UTF-8", "--env", "ANSIBLE_NOCOLOR=1", HOME]
+    done = subprocess.run(
+        [*words, "python3", "-c", TERMINAL, command, VAULT_PASSWORD],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command}\n{done.stdout[-6000:]}{done.stderr}"
+    return done.stdout
+
+
+def edit(path: str, *changes: tuple[str, str]) -> None:
+    """As in an editor: each text has to be there."""
+    text = run(HOME, "cat", path)
+    for old, new in changes:
+        assert old in text, (path, old)
+        text = text.replace(old, new)
+    write(HOME, path, text)
+
+
+def test_ten_steps(world: None) -> None:
+    copy, encrypt, dry_run, site, check = commands()
+    do(copy)
+    ours = ("example.org", "readme.test")
+    edit(f"{INVENTORY}/hosts.yml", ours)
+    edit(
+        MAIN,
+        ours,
+        ("smtp.provider.example", "readme.provider.test"),
+        ("include:spf.provider.example", "include:_spf.provider.test"),
+        (
+            "# mail_tls_mode: acme",
+            f"mail_tls_mode: acme\nmail_acme_directory: {ACME.directory}\nmail_acme_ca_file: {AUTHORITY}\n"
+            # The test bed's world is its own.
+            "rspamd_external_checks: false\nrspamd_resolver_forwarders: [198.51.100.53]",
+        ),
+    )
+    hashed = run(HOME, "openssl", "passwd", "-6", "alice's own").strip()
+    edit(
+        f"{INVENTORY}/group_vars/mail/vault.yml",
+        ("your login at the relay provider", LOGIN),
+        ("your password there", PASSWORD.replace("'", "''")),
+        ("$6$...", hashed),
+    )
+    do(encrypt)
+    assert PASSWORD not in run(HOME, "cat", f"{INVENTORY}/group_vars/mail/vault.yml")
+    assert "changed=0" not in do(dry_run)
+    do(site)
+    served = run(HOME, "sh", "-c", "openssl s_client -connect mail.readme.test:465 </dev/null 2>&1 | grep -i issuer")
+    assert "Pebble" in served
+    dns.publish("readme.test", run(HOME, "cat", f"{CLONE}/dns/readme.test.zone"))  # step 8
+    said = do(check)
+    assert re.search(r"ok +proof +readme\.test .*our signature pass, SPF pass, DMARC pass", said), said
+    assert not re.search(r'"?(error|warning) ', said), said
+    do(site)
