@@ -9,7 +9,7 @@ demo: ## a throwaway mail server in Docker: a message out, a message in, and how
 	@tools/demo
 
 demo-down: ## remove the demo; images and name server stay for the next time
-	@docker rm --force demo-vps demo-relay
+	@docker rm --force demo-vps demo-relay demo-acme
 
 test: ## everything: lint, unit tests, every scenario on both Debian releases, every ansible-core
 	@tools/test

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An ACME server (pebble, Let's Encrypt's own for tests) and a name server that takes updates (knot), in one container.
 
+python -m testbed.acme CONTAINER NAME HOST... starts the former for these hosts and prints its authority's certificate.
+
 Zones that the latter changes are served to the world by the test bed's own name server, which it tells.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import urllib.request
 from dataclasses import dataclass
 
@@ -122,3 +125,15 @@ class Acme:
         self.sh("chown -R knot:knot /var/lib/knot; systemctl restart knot")
         for zone in zones:
             dns.secondary(zone)
+
+
+def main(container: str, name: str, *hosts: str) -> None:
+    acme = Acme(container, name)
+    acme.start()
+    for host in hosts:
+        containers.write(host, AUTHORITY, acme.authority)
+    print(acme.root, end="")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
