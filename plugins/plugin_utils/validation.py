@@ -265,7 +265,7 @@ CHECKS: dict[str, Check] = {
     "mail_dns_nameservers": _list_of(_IP_ADDRESS),
     "mail_tls_mode": _one_of("selfsigned", "acme", "files"),
     "mail_acme_directory": _matches(
-        "an address such as https://acme.example/directory", r"https://[A-Za-z0-9.-]+(:[0-9]+)?/[A-Za-z0-9._~/-]*"
+        "an address such as https://acme.example/directory", r"https:/{2}[A-Za-z0-9.-]+(:[0-9]+)?/[A-Za-z0-9._~/-]*"
     ),
     "mail_acme_ca_file": _or_empty(_PATH),
     "mail_acme_dns_provider": _must_be(
