@@ -17,7 +17,7 @@ RUNS = {
     "certificate": {"bans", "dovecot", "firewall", *HUB},
     "dkimproxy": {"accounts", "authors", "dkimproxy"},
     # What writes records.
-    "dns": {"bans", "dkimproxy", "dns", "dovecot", "firewall", *HUB},
+    "dns": {"bans", "dkimproxy", "dns", "dovecot", *HUB},
     "dovecot": {"accounts", "bans", "dovecot", "firewall"},
     "firewall": {"bans", "dkimproxy", "dovecot", "firewall", "rspamd", *HUB},
     "opensmtpd": {"accounts", *HUB},
