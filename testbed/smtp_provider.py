@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
-def self_signed(directory: Path, name: str) -> Path:
+def self_signed(directory: Path, name: str, days: int = 2) -> Path:
     """A PEM file with a key and a certificate for ``name`` and no other name; beside it ``.key`` and ``.crt`` alone."""
     pem, key, certificate = (directory / f"{name}.{end}" for end in ("pem", "key", "crt"))
     subprocess.run(
@@ -27,7 +27,7 @@ def self_signed(directory: Path, name: str) -> Path:
             "ec_paramgen_curve:P-256",
             "-nodes",
             "-days",
-            "2",
+            str(days),
             "-subj",
             f"/CN={name}",
             "-addext",

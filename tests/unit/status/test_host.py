@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import ssl
-import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,8 @@ from types import SimpleNamespace
 import pytest
 from status import host
 from status.finding import Check, Failed, Finding, Talk
+
+from testbed.smtp_provider import self_signed
 
 DAY = 86400
 
@@ -29,23 +30,9 @@ def talk(said: str | None = None) -> Talk:
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Good for 90 days from now, with another one behind it."""
     folder = tmp_path_factory.mktemp("certificate")
-    for name in ("own", "other"):
-        words = [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "90",
-        ]
-        files = ["-keyout", str(folder / "key"), "-out", str(folder / name), "-subj", f"/CN={name}"]
-        subprocess.run([*words, *files], check=True, capture_output=True)
+    parts = [self_signed(folder, name, days=90).with_suffix(".crt").read_text() for name in ("own", "other")]
     chain = folder / "fullchain.pem"
-    chain.write_text((folder / "own").read_text() + (folder / "other").read_text())
+    chain.write_text("".join(parts))
     return chain
 
 
@@ -70,8 +57,8 @@ def test_days(certificate: Path, monkeypatch: pytest.MonkeyPatch, days: int, sta
 
 
 def test_another_one_is_served(certificate: Path) -> None:
-    own = ssl.PEM_cert_to_DER_cert((certificate.parent / "own").read_text())
-    other = ssl.PEM_cert_to_DER_cert((certificate.parent / "other").read_text())
+    own = ssl.PEM_cert_to_DER_cert((certificate.parent / "own.crt").read_text())
+    other = ssl.PEM_cert_to_DER_cert((certificate.parent / "other.crt").read_text())
     found = host.certificate(talk(), str(certificate), {"25": own, "465": other, "993": other})
     assert [(one.subject, one.status) for one in found] == [("file", "ok"), ("465", "error"), ("993", "error")]
 
