@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The part of M(selfhosted.mail.account_tables) on the controller: accounts leave it as one hidden value."""
+"""The controller's part of M(selfhosted.mail.account_tables): it sends the accounts as one hidden value."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ansible.plugins.action import ActionBase
 class ActionModule(ActionBase):
     """Moves ``accounts`` to ``accounts_json``.
 
-    Thousands of hidden values would have Ansible look for each of them in everything that a module prints; as one they
-    are hidden just as well. Sieve scripts, which the tables do not need, stay here.
+    Ansible searches a module's output for each hidden value, which takes too long for thousands; one value hides them
+    just as well. Sieve scripts, which the tables do not need, are left out.
     """
 
     _supports_check_mode = True

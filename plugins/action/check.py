@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The part of M(selfhosted.mail.check) that does the work, on the controller."""
+"""Implementation of M(selfhosted.mail.check) on the controller."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ansible_collections.selfhosted.mail.plugins.plugin_utils.outside import SIT
 WORST_FIRST = ("error", "warning", "unknown", "ok")
 STATUS = "/usr/local/sbin/mail-status"
 WRONG = 2  # its exit code
-LOOK_AT_DNS = "selfhosted-mail-dns@3.service"  # what is wrong is asked again after so many seconds
+LOOK_AT_DNS = "selfhosted-mail-dns@3.service"  # the instance: seconds until a problem is looked at again
 PROVE_DNS = "/usr/local/lib/selfhosted-mail/prove-dns"
 
 
@@ -24,13 +24,13 @@ def rank(found: Finding) -> tuple[int, bool]:
 
 
 def lines(found: Finding) -> list[str]:
-    """For people."""
+    """The finding as text."""
     shown = f"{found['status']:9} {found['check']:12} {found['subject']:18} {found['text']}"
     return [shown, *([f"{'':9} try: {found['fix']}"] if found["fix"] else [])]
 
 
 class ActionModule(ActionBase):
-    """Asks the host that the task runs for, and looks at it from here."""
+    """Checks the host of the task from the controller and by programs and modules on the host."""
 
     _supports_check_mode = True
 
@@ -52,15 +52,15 @@ class ActionModule(ActionBase):
         )
         variables = task_vars or {}
         if self._connection.transport.rpartition(".")[2] == "local":
-            text = "Ansible runs on the server itself, so nothing was seen from outside"
+            text = "Ansible runs on the server itself, so nothing was tested from outside"
             found = [finding("port", wanted["address"], "unknown", text)]
         else:
             found = look(wanted["address"], wanted["hostname"], wanted["tls_mode"], patience=10)
         try:
-            # mail-status comes last, since it knows of what the provider has taken or refused just now.
+            # mail-status runs last, so that it knows what the provider has just accepted or refused.
             found += self._login(wanted, variables) + self._proof(wanted, variables) + self._dns() + self._status()
         except AnsibleConnectionFailure as error:
-            found.append(finding("host", variables["inventory_hostname"], "unknown", f"cannot be asked: {error}"))
+            found.append(finding("host", variables["inventory_hostname"], "unknown", f"cannot be reached: {error}"))
         found = [{"host": variables["inventory_hostname"], **one} for one in sorted(found, key=rank)]
         wrong = sum(one["required"] and one["status"] == "error" for one in found)
         return {
@@ -80,7 +80,10 @@ class ActionModule(ActionBase):
         return found
 
     def _dns(self) -> list[Finding]:
-        """What is published is asked anew, and mail-status shows it. Without the role dns there is nothing to ask."""
+        """Look the published records up again, which mail-status then shows, and check the host's name resolution.
+
+        Without the role dns there are no findings.
+        """
         self._low_level_execute_command(f"systemctl start {LOOK_AT_DNS}")
         done = self._low_level_execute_command(f"{PROVE_DNS} --resolution")
         found: list[Finding] = json.loads(done["stdout"]) if done["rc"] == 0 else []
@@ -95,8 +98,8 @@ class ActionModule(ActionBase):
         silent = any(words in done["msg"] for words in ("timed out", "does not answer"))
         unknown = done.get("accepted") is None or silent
         status = "unknown" if unknown else "ok" if done["accepted"] else "error"
-        fix = "" if status != "error" else "mail_relay_username: # and its password, as the provider has them"
-        return [finding("login", wanted["relay_host"], status, done["msg"], fix)]
+        fix = "mail_relay_username: # set it and its password to the credentials that the provider shows"
+        return [finding("login", wanted["relay_host"], status, done["msg"], fix if status == "error" else "")]
 
     def _proof(self, wanted: dict[str, Any], variables: dict[str, Any]) -> list[Finding]:
         arguments = {name: wanted[name] for name in ("hostname", "unsigned_headers", "patience")}

@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The part of M(selfhosted.mail.daemon_config) on the controller: files are read and rendered here."""
+"""The controller's part of M(selfhosted.mail.daemon_config): it reads and renders the files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import FIL
 
 
 class Variables(dict[str, Any]):
-    """Variables that nobody changes in place: ansible.builtin.template copies them down to the last string, which takes
-    seconds for each template where there are thousands of accounts. A copy of the outermost mapping is enough."""
+    """Variables with a shallow ``deepcopy``, which is enough as nothing changes them in place.
+
+    ansible.builtin.template copies all variables, which with thousands of accounts takes seconds for each template.
+    """
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> dict[str, Any]:
         return dict(self)
@@ -27,8 +29,8 @@ class Variables(dict[str, Any]):
 class ActionModule(ActionBase):
     """Moves ``files`` with their texts to ``files_json``.
 
-    Ansible writes a module's parameters into the managed host's journal. Marked ``no_log`` one by one the texts would
-    be hidden there, and in every diff too; as one value they are hidden there alone.
+    Ansible writes a module's parameters into the managed host's journal. With ``no_log`` for each text, the texts would
+    be hidden there and in every diff; as one value they are hidden only there.
     """
 
     _supports_check_mode = True
@@ -40,7 +42,7 @@ class ActionModule(ActionBase):
         spec = {"files": {"type": "list", "elements": "dict", "options": FILE_OPTIONS, "default": []}}
         checked = ArgumentSpecValidator(spec).validate({"files": arguments.pop("files", [])})
         if checked.error_messages:
-            # The message of a wrong item could quote it.
+            # The message about an invalid item could quote it.
             raise AnsibleActionFail("daemon_config: an item of files is not as the documentation says")
         files = [one for file in checked.validated_parameters["files"] for one in self._each(file)]
         variables = Variables(task_vars or {})
@@ -56,9 +58,9 @@ class ActionModule(ActionBase):
         return result
 
     def _each(self, file: dict[str, Any]) -> list[dict[str, Any]]:
-        """The file, or each of the role's that its name is a pattern of.
+        """The file, or all files of the role that match the pattern in its name.
 
-        :raises AnsibleError: when the role has no such directory.
+        :raises AnsibleError: if the role has no such directory.
         """
         folder, name = os.path.split(file["dest"])
         if "*" not in name:
@@ -67,9 +69,9 @@ class ActionModule(ActionBase):
         return [{**file, "dest": f"{folder}/{path.name}"} for path in sorted(source.glob(name))]
 
     def _read(self, file: dict[str, Any], variables: Variables) -> None:
-        """Fill in ``content`` and, of a program, ``mode``.
+        """Fill in ``content`` and, for an executable, ``mode``.
 
-        :raises AnsibleError: when the role has no such template or file, or it cannot be rendered.
+        :raises AnsibleError: if the role has no such template or file, or it cannot be rendered.
         """
         name = file["src"] or f"{file['dest'].lstrip('/')}.j2"
         if name.endswith(".j2"):

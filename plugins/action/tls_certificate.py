@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The part of M(selfhosted.mail.tls_certificate) that does the work, on the controller."""
+"""Implementation of M(selfhosted.mail.tls_certificate) on the controller."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMITS = "-p DynamicUser=yes -p AmbientCapabilities=CAP_NET_BIND_SERVICE -p Runt
 
 
 class ActionModule(ActionBase):
-    """Calls the role's program on the host that the task runs for, and asks for port 80 from here before an order."""
+    """Runs the role's program on the host of the task, and tests port 80 from the controller before an order."""
 
     _supports_check_mode = True
 
@@ -34,12 +34,12 @@ class ActionModule(ActionBase):
             if not problems:
                 report = self._program()
                 done, problems = done + report["done"], report["problems"]
-        # Ansible shows the same warning once, whatever hosts it is of.
+        # Ansible shows identical warnings of several hosts only once.
         result["warnings"] = [f"certificate of {wanted['hostname']}: {problem}" for problem in problems]
         return {**result, "changed": bool(done), "done": done}
 
     def _program(self, *words: str) -> dict[str, list[str]]:
-        """What the program reports. Its own errors are problems, too."""
+        """The program's report. A failure of the program is a problem, too."""
         said = self._low_level_execute_command(" ".join([PROGRAM, *words]))
         if said["rc"]:
             text = (said["stderr"] or said["stdout"]).strip().rpartition("\n")[2]
@@ -48,7 +48,7 @@ class ActionModule(ActionBase):
         return report
 
     def _port_80(self, addresses: list[str], hostname: str) -> list[str]:
-        """Why an ACME server would not reach the host: a sentence for each of its addresses where it is so."""
+        """Why an ACME server would not reach the host, a sentence for each affected address."""
         if self._connection.transport.rpartition(".")[2] == "local":
             return []
         token = secrets.token_hex(16)

@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The part of M(selfhosted.mail.validate) that does the work, on the controller."""
+"""Implementation of M(selfhosted.mail.validate) on the controller."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ansible_collections.selfhosted.mail.plugins.plugin_utils.unreadable import 
 
 
 class ActionModule(ActionBase):
-    """Evaluates and checks the variables of the host that the task runs for."""
+    """Evaluates and checks the variables of the host of the task."""
 
     _requires_connection = False
     _supports_check_mode = True
@@ -27,9 +27,11 @@ class ActionModule(ActionBase):
         values, found = Reader(self._templar, variables).read(validation.CHECKS)
         if not found:
             found = validation.problems(values, arguments["required"], variables.get("ansible_facts"))
-        found += [f"{name}: is no variable of this collection; is {known} meant?" for name, known in typos.items()]
+        found += [
+            f"{name}: is not a variable of this collection; did you mean {known}?" for name, known in typos.items()
+        ]
         result["changed"] = False
-        result["warnings"] = [f"{name}: is no variable of this collection, and is not used" for name in others]
+        result["warnings"] = [f"{name}: is not a variable of this collection, and is ignored" for name in others]
         result["zone_files"] = validation.zone_files(values) if "mail_domain" in values and not found else []
         if found:
             result.update(failed=True, msg="\n".join(found))

@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Filters on the mail server's data; each has its documentation in a file of its name beside this one."""
+"""Filters on the mail server's data; each is documented in a file of its name beside this one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ansible_collections.selfhosted.mail.plugins.plugin_utils import providers
 
 
 class FilterModule:
-    """What Ansible asks a file of filters for."""
+    """The filters, in the form that Ansible loads."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {

@@ -4,8 +4,7 @@
 
 An *account* is a mapping with ``address`` and, optionally, ``aliases`` and ``send_as`` (lists of addresses),
 ``enabled`` and ``send_only``; *aliases* map an address, or ``@domain`` for a catch-all, to a list of addresses; *domain
-aliases* map a domain to the one whose addresses it has too. Addresses are compared without regard to case and written
-in lower case.
+aliases* map a domain to the domain whose addresses it shares. Addresses are case-insensitive and written in lower case.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ from typing import Any
 
 from ansible_collections.selfhosted.mail.plugins.module_utils import syntax
 
-SYSTEM_NAMES = ("abuse", "mailer-daemon", "postmaster", "root")  # RFC 2142 §3, §5 and what a Unix host writes to
+SYSTEM_NAMES = ("abuse", "mailer-daemon", "postmaster", "root")  # RFC 2142 §3, §5, and recipients on a Unix host
 MAILBOX_USER = "vmail"
 KEYS = "/etc/dkimproxy/keys"
-SECOND_KEY = "-ed25519"  # behind the selector of a second key
+SECOND_KEY = "-ed25519"  # suffix of the selector of a second key
+VALUE_LENGTH = 2000  # octets of a table's value; OpenSMTPD ignores an entry whose value has more than 2047
 
 Account = Mapping[str, Any]
 Aliases = Mapping[str, Sequence[str]]
@@ -33,12 +33,12 @@ def domain_names(primary: str, additional: Iterable[str | Mapping[str, str]] = (
 
 
 def accepted_domains(domains: Sequence[str], hostname: str) -> list[str]:
-    """Domains that mail is taken for: the mail domains and the host's own name, whose system addresses exist."""
+    """Domains that receive mail: the mail domains, and the host name for its system addresses."""
     return list(dict.fromkeys([*domains, hostname.lower()]))
 
 
 def with_host(domains: Iterable[str], hostname: str) -> list[str]:
-    """The domains and, where it lies outside of them all, the host's own name: each has a zone and a key."""
+    """The domains and, if it is in none of them, the host name: each has a zone and a key."""
     found = list(domains)
     return found if any(syntax.is_under(hostname, domain) for domain in found) else [*found, hostname.lower()]
 
@@ -49,7 +49,7 @@ def account_names(account: Account) -> list[str]:
 
 
 def is_true(value: Any) -> bool:
-    """What YAML, and a string that Jinja made of it, mean by a truth value."""
+    """Whether a truth value of YAML, or the string that Jinja made of it, is true."""
     return str(value).lower() in ("true", "yes", "on", "1")
 
 
@@ -58,12 +58,12 @@ def is_enabled(account: Account) -> bool:
 
 
 def takes_mail(account: Account) -> bool:
-    """Whether the account has a mailbox that mail comes into."""
+    """Whether the account receives mail in a mailbox."""
     return is_enabled(account) and not is_true(account.get("send_only", False))
 
 
 def size_bytes(size: Any) -> int:
-    """A size such as ``500M`` or ``5G``, in bytes; 0 for nothing and for what is no size."""
+    """A size such as ``500M`` or ``5G``, in bytes; 0 if it is empty or invalid."""
     found = re.fullmatch(r"([0-9]+)([KMGT]?)", str(size or ""), re.IGNORECASE)
     return int(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") if found else 0
 
@@ -82,7 +82,7 @@ def sieve_files(accounts: Sequence[Account], directory: str) -> list[dict[str, s
 
 
 def first_address(accounts: Any) -> str:
-    """Address of the first account that takes mail; empty where there is none."""
+    """Address of the first account that receives mail; empty if there is none."""
     entries = accounts if isinstance(accounts, list | tuple) else []
     found = (
         account["address"]
@@ -99,7 +99,7 @@ def untagged(address: str) -> str:
 
 
 def system_aliases(domains: Sequence[str], hostname: str, admin: str, taken: Iterable[str]) -> dict[str, list[str]]:
-    """``postmaster`` and its like at every domain and at the host's name lead to ``admin`` where nobody has them."""
+    """Aliases to ``admin`` for ``postmaster`` and its like at every domain and the host name, unless ``taken``."""
     names = (f"{name}@{domain}" for domain in accepted_domains(domains, hostname) for name in SYSTEM_NAMES)
     held = set(taken)
     return {name: [admin.lower()] for name in names if name not in held and name != admin.lower()}
@@ -113,10 +113,10 @@ def dkim_keys(
     published: Sequence[str] = (),
     ed25519: bool = False,
 ) -> list[dict[str, Any]]:
-    """Keys of each mail domain, and of a host name outside of them all, in the role dkimproxy's directory.
+    """DKIM keys of each mail domain, and of the host name if it is in none, in the role dkimproxy's directory.
 
-    A key has ``domain``, ``selector``, ``path``, ``algorithm`` and ``signs``: that of a selector that is only
-    ``published`` does not. It is an ``rsa`` one; with ``ed25519`` each selector has a second key.
+    A key has ``domain``, ``selector``, ``path``, ``algorithm`` and ``signs``, which is false for a ``published``
+    selector. The algorithm is ``rsa``; with ``ed25519`` each selector has a second key of that algorithm.
     """
     additional = list(additional)
     own = {item["name"].lower(): item for item in additional if not isinstance(item, str)}
@@ -134,7 +134,7 @@ def dkim_keys(
 
 @dataclass
 class AddressBook:
-    """Accounts and addresses, resolved: what mail is taken for and where it goes, and who may send as what."""
+    """Resolved accounts and addresses: which receive mail, where it is delivered, and who may send as what."""
 
     accounts: Sequence[Account]
     aliases: Aliases
@@ -143,9 +143,9 @@ class AddressBook:
     admin: str
     domain_aliases: DomainAliases = field(default_factory=dict)
 
-    #: Every address that mail is taken for, and what it leads to; an account's own leads to :data:`MAILBOX_USER`.
+    #: Every address that receives mail, and its targets; the target of an account's own is :data:`MAILBOX_USER`.
     virtuals: dict[str, list[str]] = field(init=False)
-    #: Addresses that somebody has and that take no mail; a catch-all must not have it either.
+    #: Assigned addresses that receive no mail; a catch-all must not get their mail either.
     closed: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -165,26 +165,26 @@ class AddressBook:
         self.virtuals.update(aliases)
         self._given = {*self.virtuals, *self.closed}
         self._extend_to_domain_aliases()
-        self._close_what_leads_nowhere()
         system = system_aliases(self.domains, self.hostname, self.admin, {*self.virtuals, *self.closed})
         self.virtuals.update(system)
+        self._close_what_leads_nowhere()
 
     def _extend_to_domain_aliases(self) -> None:
         for address in [*self.virtuals]:
-            # A catch-all has no address of its own that its twin could lead to.
+            # A catch-all is no address, so its twin cannot have it as target.
             targets = self.virtuals[address] if address.startswith("@") else [address]
             self.virtuals.update((twin, targets) for twin in self._twins([address]))
         self.closed.update(self._twins(list(self.closed)))
 
     def _close_what_leads_nowhere(self) -> None:
-        """One recipient who takes no mail would have OpenSMTPD refuse the whole list."""
+        """Remove closed targets from lists, as OpenSMTPD refuses a list with one; close lists that become empty."""
         if not self.closed:
             return
         closed_now = set(self.closed)
         while closed_now:
             found = set()
             for name, targets in self.virtuals.items():
-                open_ones = [target for target in targets if untagged(target) not in closed_now]
+                open_ones = [target for target in targets if self._entry(target) not in closed_now]
                 if len(open_ones) == len(targets):
                     continue
                 self.virtuals[name] = open_ones
@@ -195,11 +195,16 @@ class AddressBook:
             self.closed |= {name for name in found if not name.startswith("@")}
             closed_now = found
 
-    def senders(self) -> dict[str, list[str]]:
-        """Login to what it may use as sender.
+    def _entry(self, target: str) -> str:
+        """The name that receives the target's mail: the address itself, or else the domain's catch-all."""
+        name = untagged(target)
+        return name if name in self.virtuals or name in self.closed else "@" + name.rpartition("@")[2]
 
-        These are its address and aliases, the aliases that lead to it alone, what ``send_as`` names (``@domain`` for a
-        whole domain), and all of them in the domains that stand for theirs. A login that is not enabled has nothing.
+    def senders(self) -> dict[str, list[str]]:
+        """Map each enabled login to the addresses that it may use as sender.
+
+        These are its address and aliases, the aliases that are delivered to it alone, what ``send_as`` names
+        (``@domain`` for a whole domain), and the same names in alias domains.
         """
         enabled = [account for account in self.accounts if is_enabled(account)]
         owners = {name: account["address"].lower() for account in enabled for name in account_names(account)}
@@ -212,7 +217,7 @@ class AddressBook:
         return {login: list(dict.fromkeys([*names, *self._twins(names)])) for login, names in table.items()}
 
     def _only_reader(self, name: str, owners: Mapping[str, str]) -> str | None:
-        """The login that alone gets the mail of an alias, over further aliases too."""
+        """The login that alone receives the mail of an alias, also through further aliases; None if there is none."""
         seen = set()
         while name not in seen and len(targets := self.virtuals.get(name, [])) == 1:
             seen.add(name)
@@ -222,20 +227,74 @@ class AddressBook:
         return None
 
     def _twins(self, names: Iterable[str]) -> Iterator[str]:
-        """The same names in the alias domains, but for those that somebody has there by himself."""
+        """The same names in the alias domains, except those that are defined there explicitly."""
         for local, _at, domain in (name.rpartition("@") for name in names):
             for other in self._alias_domains.get(domain, ()):
                 if f"{local}@{other}" not in self._given:
                     yield f"{local}@{other}"
 
+    def routes(self) -> dict[str, list[str]]:
+        """:attr:`virtuals` with targets that OpenSMTPD can resolve: only accounts and external addresses.
+
+        OpenSMTPD gives up after ten nested aliases. A list that is too long for it is divided over unused addresses.
+        """
+        found = {name: [*dict.fromkeys(self._ends(targets))] for name, targets in self.virtuals.items()}
+        taken = {*found, *self.closed}
+        for name, targets in list(found.items()):
+            parts = 0
+            while len(_value(targets)) > VALUE_LENGTH:
+                local, _at, domain = name.rpartition("@")
+                divided = []
+                for part in _divided(targets):
+                    parts += 1
+                    while (own := f"{local or 'all'}--{parts}@{domain}") in taken:
+                        parts += 1
+                    taken.add(own)
+                    found[own] = part
+                    divided.append(own)
+                targets = found[name] = divided
+        return found
+
+    def _ends(self, targets: Iterable[str]) -> Iterator[str]:
+        """The final targets. An account's address keeps its tag. Preflight refuses loops."""
+        for target in targets:
+            name = untagged(target)
+            catch_all = "@" + name.rpartition("@")[2]
+            onward = self.virtuals.get(target) or self.virtuals.get(name) or self.virtuals.get(catch_all)
+            if target == MAILBOX_USER or onward in (None, [MAILBOX_USER]):
+                yield target
+            else:
+                yield from self._ends(onward)
+
     def leads_outside(self) -> dict[str, list[str]]:
-        """Address to the addresses elsewhere that its mail is forwarded to, its own aliases not followed."""
+        """Map each address to the external addresses among its direct targets."""
         ours = set(accepted_domains(self.domains, self.hostname))
         found = {
             name: [target for target in targets if "@" in target and target.rpartition("@")[2] not in ours]
             for name, targets in self.virtuals.items()
         }
         return {name: targets for name, targets in sorted(found.items()) if targets}
+
+
+def _value(targets: Sequence[str]) -> str:
+    r"""Addresses as the value of an alias table, where ``'`` begins a quotation unless it is written ``\'``."""
+    return ", ".join(targets).replace("'", "\\'")
+
+
+def _divided(targets: Sequence[str]) -> Iterator[list[str]]:
+    """Split targets into parts of at most :data:`VALUE_LENGTH` octets as a value."""
+    part: list[str] = []
+    for target in targets:
+        if part and len(_value([*part, target])) > VALUE_LENGTH:
+            yield part
+            part = []
+        part.append(target)
+    yield part
+
+
+def virtuals_text(table: Mapping[str, Sequence[str]]) -> str:
+    """Addresses and their targets in the syntax of aliases(5): ``key value, value``."""
+    return "".join(f"{key} {_value(values)}\n" for key, values in sorted(table.items()))
 
 
 def table_text(table: Mapping[str, Sequence[str]]) -> str:

@@ -1,9 +1,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A set of files that belongs together: compared, put in place together, rolled back together.
+"""A set of files that is compared, deployed and rolled back as one.
 
-The previous set is kept under :data:`PREVIOUS` until the service is known to run the new one, so that a configuration
-that passes the daemon's checker but not its start can still be rolled back.
+The previous set is kept under :data:`PREVIOUS` until the service runs the new one, so that a configuration that passes
+the daemon's checker but does not start can still be rolled back.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ManagedFile:
 
     @classmethod
     def from_options(cls, options: dict[str, Any]) -> ManagedFile:
-        """Take one item that has been validated against :data:`FILE_OPTIONS`."""
+        """The file of one item that has been validated against :data:`FILE_OPTIONS`."""
         present, link = options["state"] == "present", options["state"] == "link"
         return cls(
             path=Path(options["dest"]),
@@ -72,7 +72,7 @@ class ManagedFile:
             return cls(path, None, Access("root", "root", "0644"))
 
     def text(self) -> bytes | None:
-        """What a diff shows; None where the file is absent."""
+        """What a diff shows; None if the file is absent."""
         return f"link to {self.target}\n".encode() if self.target else self.content
 
     def differs(self) -> bool:
@@ -80,7 +80,7 @@ class ManagedFile:
         return now.text() != self.text() or (self.content is not None and self.access.differs(self.path))
 
     def diff(self) -> dict[str, str]:
-        """Ansible's diff of this file; of a secret only that it changes."""
+        """Ansible's diff of this file; for a secret it shows only that it changes."""
         before, after = ManagedFile.of(self.path).text(), self.text()
         if self.secret:
             hidden = "(secret, not shown)\n"
@@ -96,7 +96,7 @@ class ManagedFile:
         return {"before_header": str(self.path), "after_header": str(self.path), **texts}
 
     def put(self, mtime: int | None = None) -> None:
-        """Make the host's file this one. ``mtime``: its modification time in nanoseconds, instead of now."""
+        """Write this file to the host. ``mtime``: its modification time in nanoseconds, instead of now."""
         if self.target:
             safe_path.link(self.path, self.target)
         elif self.content is None:
@@ -123,9 +123,9 @@ class Previous:
         return manifest
 
     def keep(self, paths: Iterable[Path]) -> None:
-        """Add ``paths`` as they are now; what is kept already is older, and stays."""
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.chmod(PREVIOUS, 0o700)
+        """Keep ``paths`` as they are now. An older copy that is already kept is not replaced."""
+        for directory in (PREVIOUS, self.root):
+            safe_path.make_directory(directory, Access("root", "root", "0700"))
         manifest = self._manifest()
         for path in paths:
             if str(path) in manifest:
@@ -143,7 +143,7 @@ class Previous:
         temporary.rename(self.root / "manifest.json")
 
     def restore(self) -> list[str]:
-        """Put back what is kept and forget it; returns the paths."""
+        """Restore the kept files and forget them; returns their paths."""
         manifest = self._manifest()
         for path, copy in manifest.items():
             if copy is None:
@@ -159,7 +159,7 @@ class Previous:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def forget_if_only(self, paths: Iterable[Path]) -> None:
-        """Forget it unless files of another role's set for the same service are among it, which may not run yet."""
+        """Forget the files, unless some are of another role's set for the same service, which may not run yet."""
         if set(self._manifest()) <= {str(path) for path in paths}:
             self.forget()
 
@@ -168,16 +168,16 @@ class Previous:
 
 
 def reload_systemd_for(paths: Iterable[str]) -> None:
-    """``systemctl daemon-reload`` where a unit or drop-in is among ``paths``."""
+    """Run ``systemctl daemon-reload`` if a unit or drop-in is among ``paths``."""
     if any(path.startswith("/etc/systemd/") for path in paths):
         run(["systemctl", "daemon-reload"])
 
 
 @contextlib.contextmanager
 def rolled_back_on_failure(files: list[ManagedFile], name: str) -> Iterator[None]:
-    """Put ``files`` in place; when the body raises, everything is as it was before.
+    """Put ``files`` in place, and roll them back if the body raises.
 
-    What an earlier, unfinished run kept under ``name`` stays kept: it is what the service still runs.
+    Files that an earlier, unfinished run kept under ``name`` stay kept: the service still runs them.
     """
     before = [
         (ManagedFile.of(file.path), file.path.lstat().st_mtime_ns if os.path.lexists(file.path) else None)

@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a check has found, in the language of mail-status."""
+"""The result of a check, in the format of ``mail-status --json``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ Finding = dict[str, Any]
 
 
 def finding(check: str, subject: str, status: str, text: str, fix: str = "", required: bool = True) -> Finding:
-    """``status``: ok, warning, error or unknown; ``fix``: what one can paste; ``required``: mail stops without it."""
+    """``status``: ok, warning, error or unknown; ``fix``: text to paste; ``required``: whether mail depends on it."""
     shown = {"check": check, "subject": subject, "status": status, "required": required}
     return {**shown, "text": text, "fix": fix}

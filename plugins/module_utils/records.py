@@ -12,19 +12,19 @@ STRING_LENGTH = 255  # bytes of one <character-string>, RFC 1035 §3.3
 
 
 def txt(text: str) -> str:
-    """``text`` as the <character-string>s of a TXT record; readers put them together again (RFC 6376 §3.6.2.2)."""
+    """``text`` as the <character-string>s of a TXT record, which readers concatenate (RFC 6376 §3.6.2.2)."""
     data = text.encode("ascii")
     parts = [data[start : start + STRING_LENGTH].decode() for start in range(0, max(len(data), 1), STRING_LENGTH)]
     return " ".join('"' + part.replace("\\", "\\\\").replace('"', '\\"') + '"' for part in parts)
 
 
 def reverse_name(address: str) -> str:
-    """The name whose PTR record is the reverse name of an address (RFC 1035 §3.5, RFC 3596 §2.5), with its last dot."""
+    """Name of the PTR record of an address, with the final dot (RFC 1035 §3.5, RFC 3596 §2.5)."""
     return f"{ipaddress.ip_address(address).reverse_pointer}."
 
 
 def public_addresses(addresses: Iterable[str]) -> list[str]:
-    """Those of ``addresses`` that other hosts may reach: no loopback, link-local, RFC 1918, 4193 or 6598 ones."""
+    """The ``addresses`` without loopback, link-local and private ones (RFC 1918, 4193, 6598)."""
     inside = [ipaddress.ip_network(net) for net in INSIDE.split()]
     found = [ipaddress.ip_address(address) for address in addresses]
     return [str(one) for one in found if not any(one.version == net.version and one in net for net in inside)]

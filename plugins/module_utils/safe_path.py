@@ -1,8 +1,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files and directories as root may touch them: no link is followed in a directory where others can make one.
+"""File operations that are safe for root: no link is followed in a directory that other users can write to.
 
-What an administrator has linked in a directory of root's, such as ``/var/vmail``, is followed as usual.
+A link in a directory that only root can write to, such as an administrator's ``/var/vmail``, is followed as usual.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class UnsafePath(OSError):
 
 
 def user_id(name: str) -> int | None:
-    """Numeric id of the user, or None where there is no such user. A number stands for itself."""
+    """Numeric id of the user, or None if there is no such user. A numeric name is its own id."""
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
@@ -32,7 +32,7 @@ def user_id(name: str) -> int | None:
 
 
 def group_id(name: str) -> int | None:
-    """Numeric id of the group, or None where there is no such group. A number stands for itself."""
+    """Numeric id of the group, or None if there is no such group. A numeric name is its own id."""
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
@@ -52,52 +52,63 @@ def _open(name: str, flags: int, directory: int, path: Path) -> int:
     except OSError as error:
         if nofollow and error.errno in (errno.ELOOP, errno.ENOTDIR):
             raise UnsafePath(
-                f"{path}: {name} is no directory or a symbolic link, in a directory where others than root can make one"
+                f"{path}: {name} is a symbolic link or not a directory, and users other than root can write to the "
+                "directory above it"
             ) from error
         raise
     found = os.fstat(descriptor)
     if others_write and found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
         os.close(descriptor)
         raise UnsafePath(
-            f"{path}: {name} has several names (hard links), in a directory where others than root can make one"
+            f"{path}: {name} has more than one hard link, and users other than root can write to its directory"
         )
     return descriptor
 
 
+def _make(name: str, directory: int) -> bool:
+    """Create a directory with mode 0700; returns whether it was missing."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=directory)
+    except FileExistsError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def parent(path: Path, create: bool = False) -> Iterator[int]:
-    """A descriptor of the directory that ``path`` is in. With ``create`` missing ones are made, with the mode 0755.
+    """Open the parent directory of ``path``. With ``create``, missing directories get mode 0755, whatever the umask.
 
-    :raises UnsafePath: when a symbolic link on the way is not to be followed.
-    :raises OSError: when there is no such directory.
+    :raises UnsafePath: if the path contains a symbolic link that must not be followed.
+    :raises OSError: if there is no such directory.
     """
     directory = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for name in path.absolute().parts[1:-1]:
-            if create:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, 0o755, dir_fd=directory)
+            made = create and _make(name, directory)
             inner = _open(name, os.O_RDONLY | os.O_DIRECTORY, directory, path)
             os.close(directory)
             directory = inner
+            if made:
+                os.fchmod(directory, 0o755)
         yield directory
     finally:
         os.close(directory)
 
 
 def require_roots_directory(path: Path) -> None:
-    """For commands, which follow links. :raises UnsafePath: when others than root can make one beside ``path``.
+    """Require that only root can write beside ``path``, for commands that follow links.
 
+    :raises UnsafePath: if others can write there.
     :raises OSError: as for :func:`parent`.
     """
     with parent(path) as directory:
         if _others_write(directory):
-            raise UnsafePath(f"{path}: others than root can make links in its directory")
+            raise UnsafePath(f"{path}: users other than root can write to its directory")
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A descriptor of a file or directory, to read.
+    """Open a file or directory for reading.
 
     :raises UnsafePath, FileNotFoundError, OSError: as for :func:`parent`.
     """
@@ -116,7 +127,7 @@ def read(path: Path) -> bytes:
 
 
 def link_target(path: Path) -> str:
-    """Where a symbolic link leads; empty for anything else."""
+    """Target of a symbolic link; empty for anything else."""
     try:
         with parent(path) as directory:
             return os.readlink(path.name, dir_fd=directory)
@@ -127,7 +138,7 @@ def link_target(path: Path) -> str:
 
 
 def link(path: Path, target: str) -> None:
-    """Make ``path`` a symbolic link in one step. :raises UnsafePath, OSError: as for :func:`parent`."""
+    """Replace ``path`` by a symbolic link atomically. :raises UnsafePath, OSError: as for :func:`parent`."""
     with parent(path) as directory:
         beside = f".{path.name}.{secrets.token_hex(4)}"
         os.symlink(target, beside, dir_fd=directory)
@@ -135,7 +146,7 @@ def link(path: Path, target: str) -> None:
 
 
 def unlink(path: Path) -> None:
-    """Remove a file, if it is there."""
+    """Remove a file, if it exists."""
     with contextlib.suppress(FileNotFoundError), parent(path) as directory:
         os.unlink(path.name, dir_fd=directory)
 
@@ -150,7 +161,7 @@ class Access:
 
     @classmethod
     def of(cls, path: Path) -> Access:
-        """As they are now. :raises FileNotFoundError: when there is nothing."""
+        """Owner, group and mode of a path. :raises FileNotFoundError: if it does not exist."""
         with opened(path) as descriptor:
             found = os.fstat(descriptor)
         return cls(str(found.st_uid), str(found.st_gid), f"{found.st_mode & 0o7777:04o}")
@@ -166,7 +177,7 @@ class Access:
         return (found.st_uid, found.st_gid, found.st_mode & 0o7777) != wanted
 
     def apply(self, path: Path) -> None:
-        """:raises LookupError: when the host has no such user or group."""
+        """Set owner, group and mode. :raises LookupError: if the host has no such user or group."""
         with opened(path) as descriptor:
             self.apply_to(descriptor, path)
 
@@ -179,14 +190,13 @@ class Access:
 
 
 def make_directory(path: Path, access: Access) -> None:
-    """The directory is there with this access, its parents too.
+    """Create the directory and missing parents; an existing directory gets this access, too.
 
     :raises UnsafePath, OSError: as for :func:`parent`.
-    :raises LookupError: when the host has no such user or group.
+    :raises LookupError: if the host has no such user or group.
     """
     with parent(path, create=True) as directory:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path.name, 0o700, dir_fd=directory)
+        _make(path.name, directory)
         descriptor = _open(path.name, os.O_RDONLY | os.O_DIRECTORY, directory, path)
     try:
         access.apply_to(descriptor, path)
@@ -195,7 +205,7 @@ def make_directory(path: Path, access: Access) -> None:
 
 
 def write(path: Path, content: bytes, access: Access, mtime: int | None = None) -> None:
-    """Write beside the target and rename: no reader sees half a file, and nobody reads it before it has its mode.
+    """Write a file beside the target and rename it: no reader sees a partial file or one without its mode.
 
     :param mtime: modification time in nanoseconds, instead of now.
     :raises UnsafePath, OSError, LookupError: as for :func:`make_directory`.

@@ -1,21 +1,21 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Syntax of the names that a mail server's configuration holds."""
+"""Syntax of the names in a mail server's configuration."""
 
 from __future__ import annotations
 
 import re
 
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)\Z", re.IGNORECASE)
-_SELECTOR_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?\Z", re.IGNORECASE)
+_SELECTOR_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z", re.IGNORECASE)
 _OWN_LOCAL_PART = re.compile(r"[a-z0-9_][a-z0-9_'=~-]*(?:\.[a-z0-9_'=~-]+)*\Z", re.IGNORECASE)
 _OTHER_LOCAL_PART = re.compile(r"[a-z0-9_][a-z0-9!$&'*+=?^_`{}~/-]*(?:\.[a-z0-9!$&'*+=?^_`{}~/-]+)*\Z", re.IGNORECASE)
 
 
 def is_domain(name: object) -> bool:
-    """Whether ``name`` is a fully qualified domain name of two labels at least, in ASCII.
+    """Whether ``name`` is a fully qualified domain name of at least two labels, in ASCII.
 
-    RFC 1035 §2.3.1, RFC 1123 §2.1. No trailing dot; the last label is not a number, so an IPv4 address is none.
+    RFC 1035 §2.3.1, RFC 1123 §2.1. No trailing dot; the last label is not a number, as in an IPv4 address.
     """
     if not isinstance(name, str) or len(name) > 253:
         return False
@@ -24,21 +24,21 @@ def is_domain(name: object) -> bool:
 
 
 def is_selector(name: object) -> bool:
-    """Whether ``name`` can be a DKIM selector: one or more sub-domain labels (RFC 6376 §3.1)."""
-    return isinstance(name, str) and len(name) <= 180 and all(_SELECTOR_LABEL.match(label) for label in name.split("."))
+    """Whether ``name`` can be a DKIM selector: sub-domain labels (RFC 6376 §3.1), together at most 63 octets."""
+    return isinstance(name, str) and len(name) <= 63 and all(_SELECTOR_LABEL.match(label) for label in name.split("."))
 
 
 def is_own_address(address: object) -> bool:
     """Whether ``address`` can be an address of this server.
 
-    Narrower than RFC 5321 §4.1.2: ASCII, no quoted local part, no ``+`` (it begins a tag), nothing that has a meaning
-    in a table of OpenSMTPD's, in Dovecot's variables or in a path.
+    Narrower than RFC 5321 §4.1.2: ASCII, no quoted local part, no ``+`` (it begins a tag), and no character with a
+    meaning in OpenSMTPD's tables, in Dovecot's variables or in a path.
     """
     return _is_address(address, _OWN_LOCAL_PART)
 
 
 def is_address(address: object) -> bool:
-    """Whether ``address`` is one that mail can be sent to from here: ASCII, dot-atom local part (RFC 5321 §4.1.2)."""
+    """Whether this server can send mail to ``address``: ASCII, dot-atom local part (RFC 5321 §4.1.2)."""
     return _is_address(address, _OTHER_LOCAL_PART)
 
 

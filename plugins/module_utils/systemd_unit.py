@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The state of a systemd unit, and whether it runs what is on disk."""
+"""The state of a systemd unit, and whether it has applied the files on disk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed, run
+from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access, make_directory
 
 STAMPS = Path("/run/selfhosted-mail")
 
@@ -18,7 +19,7 @@ class Unit:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        wanted = "LoadState,ActiveState,UnitFileState,ActiveEnterTimestampMonotonic"
+        wanted = "LoadState,ActiveState,UnitFileState,ActiveEnterTimestampMonotonic,ExecMainPID"
         try:
             shown = run(["systemctl", "show", "--property", wanted, name])
         except CommandFailed:
@@ -39,7 +40,7 @@ class Unit:
 
     @property
     def started(self) -> float:
-        """When the unit became active, in seconds since the epoch; 0 where it is not active."""
+        """When the unit became active, in seconds since the epoch; 0 if it is not active."""
         monotonic = int(self.properties.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
         if not self.active or not monotonic:
             return 0.0
@@ -47,18 +48,18 @@ class Unit:
 
     @property
     def reloaded(self) -> float:
-        """When the unit last took in changed files, by a start or a reload, in seconds since the epoch."""
+        """When the unit last read its files, by a start or a reload, in seconds since the epoch."""
         try:
             return max(self.started, (STAMPS / f"{self.name}.reloaded").stat().st_mtime)
         except FileNotFoundError:
             return self.started
 
     def stamp_reload(self) -> None:
-        STAMPS.mkdir(exist_ok=True, mode=0o755)
+        make_directory(STAMPS, Access("root", "root", "0755"))
         (STAMPS / f"{self.name}.reloaded").touch()
 
     def state_for(self, restart_files: Iterable[Path], reload_files: Iterable[Path]) -> str:
-        """What brings the unit to run what is on disk: ``started``, ``restarted``, ``reloaded`` or ``unchanged``."""
+        """The action that applies the files on disk: ``started``, ``restarted``, ``reloaded`` or ``unchanged``."""
         if not self.active:
             return "started"
         if newest(restart_files) > self.started:
@@ -69,9 +70,9 @@ class Unit:
 
 
 def newest(paths: Iterable[Path]) -> float:
-    """Latest modification time of the paths that exist, in seconds since the epoch; 0 where there is none.
+    """Latest modification time of the paths that exist, in seconds since the epoch; 0 if there are none.
 
-    Of a symbolic link both count: it may lead elsewhere now, or to what has changed.
+    For a symbolic link, the times of the link and of its target count.
     """
     times = [time for path in paths if path.exists() for time in (path.stat().st_mtime, path.lstat().st_mtime)]
     return max(times, default=0.0)

@@ -1,44 +1,44 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ansible module: the accounts and addresses of a mail server, as the tables that its daemons read."""
+"""Ansible module: render accounts and addresses as the tables that the mail daemons read."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: account_tables
-short_description: The accounts and addresses of a mail server, as the tables that its daemons read
+short_description: Render accounts and addresses as the tables that the mail daemons read
 version_added: "0.1.0"
 description:
-  - Writes C(passwd), C(credentials), C(senders), C(virtuals), C(recipients), C(closed), C(domains) and
+  - Writes C(passwd), C(credentials), C(accounts), C(senders), C(virtuals), C(recipients), C(closed), C(domains) and
     C(recipients-per-hour) into one directory, all accounts in one execution.
-  - A plain password is hashed on the host. Its hash stays as it is as long as the password matches it.
-  - The user C(vmail), whom all mailboxes belong to, and its directory exist afterwards.
-  - C(passwd) can be read by the group C(dovecot) and C(credentials) by the group C(opensmtpd), where the host has them,
-    and by nobody else.
+  - A plain password is hashed on the host. An existing hash is kept while it matches the password.
+  - Creates the user C(vmail), which owns all mailboxes, and O(mail_dir).
+  - C(passwd) is readable by the group C(dovecot) and C(credentials) by the group C(opensmtpd), if the host has these
+    groups, and otherwise only by root.
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   directory:
-    description: Where the tables are.
+    description: Directory of the tables.
     type: path
     default: /etc/selfhosted-mail
   accounts:
     description:
-      - The accounts, mappings with C(address), C(password_hash) (as crypt(5) has it) or C(password), and optionally
+      - The accounts, mappings with C(address), C(password_hash) (a crypt(5) hash) or C(password), and optionally
         C(aliases), C(send_as), C(enabled), C(send_only), C(quota) and C(recipients_per_hour). Required.
     type: list
     elements: dict
   accounts_json:
     description:
-      - O(accounts) as JSON. The action plugin of the same name moves them here, so that thousands of secrets are hidden
-        as one.
+      - O(accounts) as JSON. The action plugin of the same name sets it, so that Ansible has one value to hide instead
+        of thousands.
     type: str
   aliases:
-    description: Address, or C(@domain), to the list of addresses that it leads to.
+    description: Mapping of an address, or C(@domain), to the list of addresses that it is forwarded to.
     type: dict
     default: {}
   domain_aliases:
-    description: Domain to the domain whose addresses it has too.
+    description: Mapping of a domain to the domain whose addresses it shares.
     type: dict
     default: {}
   mail_dir:
@@ -51,32 +51,34 @@ options:
     elements: str
     required: true
   hostname:
-    description: Name of the server, whose system addresses exist too.
+    description: Name of the server. Its system addresses, such as postmaster, receive mail too.
     type: str
     required: true
   admin:
-    description: Address that postmaster and its like lead to.
+    description: Address that receives mail for postmaster and the other system addresses.
     type: str
     required: true
   recipients_per_hour:
-    description: Most recipients of an account in an hour where it has no number of its own. 0 is no limit.
+    description: Maximum recipients per hour of an account without a limit of its own. 0 means no limit.
     type: int
     default: 1000
   status_login:
     description:
-      - A login for programs on this host that look whether logins work. It receives nothing, and may send as
-        C(mail-proof@) of each domain alone, an address that takes no mail. IMAP and ManageSieve take it from the
-        host alone.
-      - Its random password is made once and stands behind it in C(status-login), which only root can read.
+      - Login for programs on this host that test whether logins work. It receives no mail and may send only as
+        C(mail-proof@) of each domain, an address that receives no mail. IMAP and ManageSieve accept it only from the
+        host itself.
+      - Its random password is generated once and stored with it in C(status-login), which only root can read.
     type: str
     default: ""
+extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
+  platform: {platforms: debian}
   check_mode: {support: full}
   diff_mode: {support: full}
 """
 
 EXAMPLES = r"""
-- name: The accounts are rendered
+- name: Render the account tables
   selfhosted.mail.account_tables:
     accounts:
       - address: alice@example.org
@@ -88,22 +90,22 @@ EXAMPLES = r"""
 
 RETURN = r"""
 changed_paths:
-  description: Tables that were not as they should be.
+  description: Tables that were changed.
   type: list
   elements: str
   returned: always
 closed_logins:
-  description: Logins that were in C(passwd) and are not any more, or may only send now. Their IMAP sessions are ended.
+  description: Logins that were removed from C(passwd) or may now only send. Their IMAP sessions are terminated.
   type: list
   elements: str
   returned: always
 forwarded:
-  description: Addresses that lead outside, each with where to.
+  description: Addresses that are forwarded to external ones, each with its targets.
   type: list
   elements: str
   returned: always
 left_mailboxes:
-  description: Mailboxes on disk that no account has.
+  description: Mailboxes on disk that belong to no account.
   type: list
   elements: str
   returned: always
@@ -129,22 +131,22 @@ FROM_HERE = ":allow_nets=127.0.0.0/8"
 MAILBOXES = Access(address_book.MAILBOX_USER, address_book.MAILBOX_USER, "0700")
 
 
-# crypt(3) of the host, which knows every scheme that its daemons know; Python has none any more.
+# The host's crypt(3) supports every scheme that its daemons support; Python 3.13 has no crypt module.
 CRYPT = ["perl", "-ne", 'my ($word, $setting) = map { pack("H*", $_) } split; print crypt($word, $setting), "\\n"']
 SALT = string.ascii_letters + string.digits + "./"
 
 
 def crypts(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """The hash of each pair of a password and a setting, which is a salt such as ``$6$SALT$`` or a whole hash.
+    """Hash each pair of password and setting. A setting is a salt such as ``$6$SALT$`` or a whole hash.
 
-    :raises CommandFailed: when perl fails.
+    :raises CommandFailed: if perl fails.
     """
     lines = "".join(f"{password.encode().hex()} {setting.encode().hex()}\n" for password, setting in pairs)
     return run(CRYPT, stdin=lines).splitlines()
 
 
 def in_parts(pairs: list[tuple[str, str]]) -> list[str]:
-    """As :func:`crypts`, on all processors."""
+    """Like :func:`crypts`, on all processors."""
     size = -(-len(pairs) // (os.cpu_count() or 1)) or 1
     with ThreadPoolExecutor() as pool:
         parts = pool.map(crypts, (pairs[at : at + size] for at in range(0, len(pairs), size)))
@@ -152,39 +154,39 @@ def in_parts(pairs: list[tuple[str, str]]) -> list[str]:
 
 
 def hashes_of(passwords: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
-    """Login to hash: the known one as long as it is the password's, else a new SHA512-CRYPT one.
+    """Map each login to its hash: the known one if it matches the password, else a new SHA512-CRYPT hash.
 
-    :raises CommandFailed: when crypt(3) makes no such hash.
+    :raises CommandFailed: if perl fails, or crypt(3) does not support SHA512-CRYPT.
     """
     old = {login: known[login] for login in passwords if known.get(login)}
     found = zip(old, in_parts([(passwords[login], setting) for login, setting in old.items()]), strict=True)
     hashes = {login: hashed for login, hashed in found if hashed == old[login]}
     new = [login for login in passwords if login not in hashes]
-    salts = ["$6$" + "".join(secrets.choice(SALT) for _ in range(16)) + "$" for _login in new]
+    salts = ["$6$" + "".join(secrets.choice(SALT) for _character in range(16)) + "$" for _login in new]
     made = dict(
         zip(new, in_parts([(passwords[login], salt) for login, salt in zip(new, salts, strict=True)]), strict=True)
     )
     if not all(hashed.startswith("$6$") for hashed in made.values()):
-        raise CommandFailed("crypt(3) of this host makes no SHA512-CRYPT hash")
+        raise CommandFailed("crypt(3) on this host does not support SHA512-CRYPT ($6$)")
     return hashes | made
 
 
 def entries(passwd: Path) -> dict[str, str]:
-    """Login to the rest of its line, as they stand in the file now."""
+    """Map each login in the existing file to the rest of its line. Dovecot expects ``'`` as ``\\'``."""
     try:
         lines = passwd.read_text().splitlines()
     except FileNotFoundError:
         return {}
-    return {login: rest for login, _colon, rest in (line.partition(":") for line in lines)}
+    return {login.replace("\\", ""): rest for login, _colon, rest in (line.partition(":") for line in lines)}
 
 
 def mailbox_logins(entries_now: Mapping[str, str]) -> set[str]:
-    """Those that may log in at IMAP."""
+    """Logins that may use IMAP."""
     return {login for login, rest in entries_now.items() if not rest.endswith(SEND_ONLY)}
 
 
 def dovecot_fields(account: Mapping[str, Any]) -> str:
-    """The passwd-file's eighth field with its colon, extra fields of Dovecot's; empty without any."""
+    """Dovecot's extra fields, the eighth field of a passwd-file, with the colon before it; empty if there are none."""
     if not address_book.takes_mail(account):
         return SEND_ONLY
     size = address_book.size_bytes(account.get("quota"))
@@ -192,9 +194,9 @@ def dovecot_fields(account: Mapping[str, Any]) -> str:
 
 
 def passwd_entries(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> dict[str, str]:
-    """Dovecot's passwd-file: login to hash, five empty fields and, where there are some, extra ones.
+    """Map each login to its line in Dovecot's passwd-file: hash, five empty fields and optional extra fields.
 
-    Who may only send cannot log in at IMAP and has no mailbox: ``nologin`` closes every protocol of Dovecot's.
+    A send-only account has no mailbox and cannot log in at Dovecot: ``nologin`` closes all its protocols.
     """
     enabled = {account["address"].lower(): account for account in accounts if address_book.is_enabled(account)}
     hashes = {login: account["password_hash"] for login, account in enabled.items() if account.get("password_hash")}
@@ -205,13 +207,13 @@ def passwd_entries(accounts: list[dict[str, Any]], known: Mapping[str, str]) -> 
 
 
 def limits(accounts: list[dict[str, Any]], others: int) -> dict[str, list[str]]:
-    """Login to its recipients in an hour, and what all others have under ``*``."""
+    """Map each login with a limit of its own to its recipients per hour, and ``*`` to the limit of all others."""
     own = {account["address"].lower(): account.get("recipients_per_hour") for account in accounts}
     return {"*": [str(others)], **{login: [str(int(most))] for login, most in own.items() if most is not None}}
 
 
 def status_password(file: Path, login: str) -> str:
-    """The one that stands behind the login in the file, or a new one."""
+    """The login's password in the file, or a new random one."""
     try:
         known = file.read_text().split()
     except FileNotFoundError:
@@ -220,20 +222,20 @@ def status_password(file: Path, login: str) -> str:
 
 
 def credentials_text(passwd: Mapping[str, str]) -> str:
-    """The same logins and hashes as OpenSMTPD's table(5) has credentials; it takes no empty file for such a table."""
+    """Logins and hashes as a credentials table of OpenSMTPD (table(5)), which must not be empty."""
     table = {login: [rest.partition(":")[0]] for login, rest in passwd.items()}
     return address_book.table_text(table or {"nobody@invalid": ["*"]})
 
 
 def secret_access(group: str) -> Access:
-    """For ``group`` to read, where the host has it: a daemon drops to its own user and that user's first group."""
+    """Readable by ``group``, if the host has it: a daemon keeps only its own user and that user's primary group."""
     return Access("root", group if group_id(group) is not None else "root", "0440")
 
 
 def end_sessions(logins: list[str]) -> None:
-    """Dovecot asks ``passwd`` at each login; who is in already has to be thrown out.
+    """Terminate the open sessions of these logins, as Dovecot reads ``passwd`` only at login.
 
-    :raises CommandFailed: when a session may be open still.
+    :raises CommandFailed: if a session may still be open.
     """
     if not logins or not Path("/run/dovecot/anvil").exists():
         return
@@ -242,27 +244,26 @@ def end_sessions(logins: list[str]) -> None:
         try:
             run(["doveadm", "kick", login])
         except CommandFailed as error:
-            # It ended by itself.
+            # The session has already ended.
             if "no users kicked" not in str(error).lower():
                 raise
 
 
 def make_mailboxes(mail_dir: Path) -> None:
-    """The user whom all mailboxes belong to, and their directory. :raises CommandFailed, OSError: when that fails."""
-    # OpenSMTPD looks for a .forward in the home, as root, and warns where there is none; in this one root alone writes.
+    """Create the user that owns all mailboxes, and their directory. :raises CommandFailed, OSError: if that fails."""
+    # As root, OpenSMTPD looks for a .forward in the home and warns if there is no home. Only root can write to /.
     make_user(MAILBOXES.owner, "/")
     make_directory(mail_dir, MAILBOXES)
 
 
 def folders(directory: Path) -> list[str]:
-    """Names of the directories in there. :raises OSError: when it cannot be read."""
+    """Names of the subdirectories. :raises OSError: if the directory cannot be read."""
     with opened(directory) as descriptor, os.scandir(descriptor) as entries:
         return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
-def left_mailboxes(mail_dir: Path, accounts: list[dict[str, Any]], status_login: str) -> list[str]:
-    """Addresses of the mailboxes under ``mail_dir`` (``domain/name/``) that no account has."""
-    ours = {status_login, *(account["address"].lower() for account in accounts)}
+def left_mailboxes(mail_dir: Path, ours: set[str]) -> list[str]:
+    """Addresses of the mailboxes under ``mail_dir`` (``domain/name/``) that are not in ``ours``."""
     found = []
     try:
         for domain in folders(mail_dir):
@@ -271,6 +272,12 @@ def left_mailboxes(mail_dir: Path, accounts: list[dict[str, Any]], status_login:
     except OSError:
         return []
     return sorted(set(found) - ours)
+
+
+def shortened(addresses: list[str]) -> str:
+    """The addresses, separated by commas; of more than four only the first three and the number of others."""
+    more = f", and {len(addresses) - 3} more" if len(addresses) > 4 else ""
+    return ", ".join(addresses[: 3 if more else None]) + more
 
 
 def main() -> None:
@@ -315,15 +322,19 @@ def main() -> None:
             logins[status_login] = hashes_of({status_login: password}, known)[status_login] + ":::::" + FROM_HERE
     except CommandFailed as error:
         module.fail_json(msg=f"accounts: {error}")
-    passwd_text = "".join(f"{login}:{rest}\n" for login, rest in sorted(logins.items()))
+    passwd_text = "".join(f"{login}:{rest}\n".replace("'", "\\'") for login, rest in sorted(logins.items()))
     proofs = [f"mail-proof@{domain}" for domain in wanted["domains"]] if status_login else []
     closed = book.closed | set(proofs)
+    routes = book.routes()
+    # archive-account refuses these mailboxes, including those of disabled accounts.
+    ours = {*filter(None, [status_login]), *(account["address"].lower() for account in accounts)}
     texts = {
         "senders": address_book.table_text(book.senders() | ({status_login: proofs} if proofs else {})),
-        "virtuals": address_book.table_text(book.virtuals),
-        "recipients": "".join(f"{address}\n" for address in sorted(book.virtuals)),
+        "virtuals": address_book.virtuals_text(routes),
+        "recipients": "".join(f"{address}\n" for address in sorted(routes)),
         # OpenSMTPD 7.4 refuses an empty table.
         "closed": "".join(f"{address}\n" for address in sorted(closed) or ["nobody@invalid"]),
+        "accounts": "".join(f"{address}\n" for address in sorted(ours)),
         "domains": "".join(f"{domain}\n" for domain in domains),
         "recipients-per-hour": address_book.table_text(limits(accounts, wanted["recipients_per_hour"])),
     }
@@ -342,7 +353,7 @@ def main() -> None:
         without_mailboxes = MAILBOXES.differs(mail_dir)
     except OSError as error:
         module.fail_json(msg=f"accounts: {error}")
-    # Thousands of addresses are a lot to send where nobody looks at them.
+    # Thousands of addresses are not returned unless --diff shows them.
     diff = [file.diff() for file in changed] if module._diff else []
     closed_logins = sorted(mailbox_logins(before) - mailbox_logins(logins))
     if not module.check_mode:
@@ -361,8 +372,8 @@ def main() -> None:
         changed_paths=[str(file.path) for file in changed],
         diff=diff,
         closed_logins=closed_logins,
-        forwarded=[f"{name} -> {', '.join(targets)}" for name, targets in book.leads_outside().items()],
-        left_mailboxes=left_mailboxes(mail_dir, accounts, status_login),
+        forwarded=[f"{name} -> {shortened(targets)}" for name, targets in book.leads_outside().items()],
+        left_mailboxes=left_mailboxes(mail_dir, ours),
     )
 
 

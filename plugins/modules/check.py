@@ -1,26 +1,26 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ansible action: what is wrong with a mail server. The work is in the action plugin of the same name."""
+"""Ansible action: check a mail server. Implemented by the action plugin of the same name."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: check
-short_description: Say what is wrong with a mail server, and what to do
+short_description: Report what is wrong with a mail server and how to fix it
 version_added: "0.1.0"
 description:
-  - From the controller it connects to the ports 25, 465, 587, 993 and 4190 at each address of the server, reads the
-    greeting, looks at the certificate, and tries whether TLS below 1.2 is spoken. It logs in nowhere there.
-  - On the host it asks C(mail-status), logs in at the relay provider (M(selfhosted.mail.smtp_login)) and sends messages
-    round (M(selfhosted.mail.relay_proof)).
-  - It changes nothing and does not fail because of what it finds.
+  - On the controller, connects to the ports 25, 465, 587, 993 and 4190 at each address of the server, reads the
+    greeting, checks the certificate, and tests whether TLS below 1.2 is refused. It does not log in there.
+  - On the host, runs C(mail-status) and the DNS check, logs in at the relay provider
+    (M(selfhosted.mail.smtp_login)) and sends test messages through it (M(selfhosted.mail.relay_proof)).
+  - Changes nothing, and does not fail on findings.
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
-  hostname: {description: "The server's name, which its certificate has to have.", type: str, required: true}
+  hostname: {description: "The server's name, which its certificate must contain.", type: str, required: true}
   address: {description: Name or address to connect to from the controller., type: str, required: true}
   tls_mode:
-    description: As the variable C(mail_tls_mode). With C(selfsigned) nobody else has to have signed the certificate.
+    description: Value of C(mail_tls_mode). With C(selfsigned) the certificate need not be signed by an authority.
     type: str
     required: true
   relay_host: {description: The relay provider., type: str, default: ""}
@@ -28,14 +28,16 @@ options:
   relay_tls: {description: C(starttls) or C(smtps)., type: str, default: starttls}
   domains: {description: The mail domains., type: list, elements: str, required: true}
   keys:
-    description: Their keys, as the filter P(selfhosted.mail.dkim_keys#filter) has them.
+    description: Their DKIM keys, as returned by the filter P(selfhosted.mail.dkim_keys#filter).
     type: list
     elements: dict
     required: true
-  unsigned_headers: {description: Header fields that are not signed now., type: list, elements: str, default: []}
-  patience: {description: Seconds until a message that was sent round has to be back., type: int, default: 60}
+  unsigned_headers: {description: Header fields that are currently not signed., type: list, elements: str, default: []}
+  patience: {description: Seconds to wait for the test messages to return., type: int, default: 60}
+extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
-  check_mode: {support: full, details: "In check mode it neither logs in at the relay provider nor sends."}
+  platform: {platforms: debian}
+  check_mode: {support: full, details: "In check mode it neither logs in at the relay provider nor sends messages."}
   diff_mode: {support: none}
 """
 
@@ -59,12 +61,12 @@ findings:
   elements: dict
   returned: always
 lines:
-  description: The same for people.
+  description: The findings as text.
   type: list
   elements: str
   returned: always
 wrong:
-  description: How many required ones are an C(error).
+  description: Number of required findings with the status C(error).
   type: int
   returned: always
 """

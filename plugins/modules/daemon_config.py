@@ -1,37 +1,37 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ansible module: a daemon's files, checked and put in place as one set."""
+"""Ansible module: deploy and validate a daemon's files as one set."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: daemon_config
-short_description: A daemon's files, checked and put in place as one set
+short_description: Deploy and validate a daemon's files as one set
 version_added: "0.1.0"
 description:
-  - Writes all files that a daemon reads in one execution, runs the daemon's own checker on the whole,
-    and rolls every file back when the checker refuses it.
-  - RV(state) says what brings the service to run what is on disk, whichever run left it behind, so a run that was
-    interrupted between files and restart is completed by the next.
-  - The service itself is never touched. M(selfhosted.mail.daemon_service) does that.
-  - No symbolic link is followed in a directory where others than root can make one.
+  - Writes all files that a daemon reads, runs the daemon's own checker on the whole set, and rolls every file back if
+    the checker refuses it.
+  - RV(state) is the action that the service needs to apply the files on disk, whichever run wrote them. So a run that
+    was interrupted before the restart is completed by the next.
+  - The service itself is not touched. M(selfhosted.mail.daemon_service) does that.
+  - Symbolic links are not followed in directories that users other than root can write to.
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   name:
     description:
       - systemd unit that reads the files. It also names the copy of the previous set.
-      - Without it the set is read by no unit of its own, and RV(state) is V(unchanged).
+      - Without it the set belongs to no unit, and RV(state) is V(unchanged).
     type: str
   users:
-    description: System users (each with a group of its own name) that exist before the files do.
+    description: System users, each with a group of the same name, to create before the files.
     type: list
     elements: dict
     default: []
     suboptions:
       name: {description: Login name., type: str, required: true}
   directories:
-    description: Directories that exist before the files do.
+    description: Directories to create before the files.
     type: list
     elements: dict
     default: []
@@ -41,7 +41,7 @@ options:
       group: {description: Group., type: str, default: root}
       mode: {description: Mode in octal., type: str, default: "0755"}
   create:
-    description: Files such as keys that a command on the host makes when they are missing. They are never overwritten.
+    description: Files such as keys that a command on the host creates if they are missing. They are never overwritten.
     type: list
     elements: dict
     default: []
@@ -52,56 +52,56 @@ options:
       group: {description: Group., type: str, default: root}
       mode: {description: Mode in octal., type: str, default: "0600"}
       on_change:
-        description: What the service must do to take in a new one.
+        description: What the service must do to use a new file.
         type: str
         choices: [restart, reload, none]
         default: restart
   files:
-    description: The files of the set. Without O(files[].src) and O(files[].content) they are found by O(files[].dest).
+    description: The files of the set.
     type: list
     elements: dict
     default: []
     suboptions:
       dest:
-        description: Path on the host. With C(*) in its name all such files of the role's C(files) are meant.
+        description: Path on the host. A name with C(*) stands for all matching files in the role's C(files).
         type: path
         required: true
       src:
         description:
           - A template, whose name ends in C(.j2), in the role's C(templates), or a file in its C(files).
-          - Without it and without O(files[].content) it is the path of O(files[].dest) there, with C(.j2) or without.
+          - Without it and O(files[].content), the path of O(files[].dest) is looked up there, with C(.j2) or without.
         type: str
-      content: {description: The text itself., type: str}
+      content: {description: Text of the file., type: str}
       owner: {description: User., type: str, default: root}
       group: {description: Group., type: str, default: root}
       mode:
-        description: Mode in octal. Without it C(0755) where the role's file is executable, else C(0644).
+        description: Mode in octal. Defaults to C(0755) if the role's file is executable, else to C(0644).
         type: str
       state:
-        description: Whether the file is there, or is a symbolic link to O(files[].src).
+        description: Whether the file is present, absent, or a symbolic link to O(files[].src).
         type: str
         choices: [present, absent, link]
         default: present
-      secret: {description: Whether a diff must not show the text., type: bool, default: false}
+      secret: {description: Whether to hide the text in diffs., type: bool, default: false}
       on_change:
-        description: What the service must do to take in a change.
+        description: What the service must do to apply a change.
         type: str
         choices: [restart, reload, none]
         default: restart
   files_json:
     description:
-      - O(files) as JSON. The action plugin of the same name moves them here, so that neither the managed host's journal
-        nor C(-vvv) gets the texts; a diff shows those that are no secrets.
+      - O(files) as JSON. The action plugin of the same name sets it, so that the texts are neither in the managed
+        host's journal nor in the output of C(-vvv). A diff shows those that are not secret.
     type: str
     default: "[]"
   purge:
     description:
-      - Patterns of paths, C(**) for any folders. Files that match and are not in O(files) are removed with the set.
+      - Path patterns, with C(**) for any folders. Matching files that are not in O(files) are removed with the set.
     type: list
     elements: path
     default: []
   commands:
-    description: Commands that are run after the files are in place, when one of their files changed.
+    description: Commands to run after the files are in place, if one of O(commands[].when_changed) has changed.
     type: list
     elements: dict
     default: []
@@ -109,23 +109,25 @@ options:
       argv: {description: The command., type: list, elements: str, required: true}
       when_changed: {description: Files of the set., type: list, elements: path, required: true}
   validate:
-    description: Checkers of the daemon, run on the set in place. A non-zero exit rolls the set back.
+    description: Checkers to run after the files are in place. A non-zero exit code rolls the set back.
     type: list
     elements: list
     default: []
   watch:
-    description: Files of others that the service reads.
+    description: Files outside the set that the service reads.
     type: list
     elements: dict
     default: []
     suboptions:
       path: {description: The file., type: path, required: true}
       on_change:
-        description: What the service must do to take in a change.
+        description: What the service must do to apply a change.
         type: str
         choices: [restart, reload, none]
         default: restart
+extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
+  platform: {platforms: debian}
   check_mode: {support: full}
   diff_mode: {support: full}
 """
@@ -146,12 +148,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 changed_paths:
-  description: Files and directories that were not as they should be.
+  description: Files and directories that were changed.
   type: list
   elements: str
   returned: always
 state:
-  description: The state in which the service runs what is on disk, for M(selfhosted.mail.daemon_service).
+  description: The action that applies the files on disk, for M(selfhosted.mail.daemon_service).
   type: str
   sample: restarted
   returned: always
@@ -211,7 +213,7 @@ def access_of(item: dict[str, Any]) -> Access:
 
 
 def create(item: dict[str, Any]) -> None:
-    """Run the command into a name beside the target, so that a killed run leaves no half key."""
+    """Have the command write a file beside the target, then rename it: a killed run leaves no partial file."""
     target, beside = Path(item["creates"]), Path(item["creates"] + ".new")
     safe_path.require_roots_directory(target)
     safe_path.unlink(beside)
@@ -278,13 +280,13 @@ def main() -> None:
     kinds = {file.on_change for file in changed} | {item["on_change"] for item in missing}
     state = state_for(wanted, files, kinds)
     if state == "unchanged" and not module.check_mode:
-        # The service runs this set, so the previous one is history.
+        # The service runs this set, so the previous one is no longer needed.
         Previous(wanted["name"] or "files").forget_if_only(file.path for file in files)
     module.exit_json(**result, state=state)
 
 
 def put_in_place(changed: list[ManagedFile], wanted: dict[str, Any]) -> None:
-    """:raises CommandFailed: with the checker's output, after everything is as it was before."""
+    """Write the files and validate the set. :raises CommandFailed: with the checker's output, after a rollback."""
     paths = {str(file.path) for file in changed}
     commands = [item["argv"] for item in wanted["commands"] if paths & set(item["when_changed"])]
     try:
@@ -293,14 +295,14 @@ def put_in_place(changed: list[ManagedFile], wanted: dict[str, Any]) -> None:
                 run(argv)
     except CommandFailed:
         for argv in commands:
-            # The files of a first run are gone again, so there is nothing to make anew.
+            # After a first run was rolled back, the command's files are missing and it may fail.
             with contextlib.suppress(CommandFailed):
                 run(argv)
         raise
 
 
 def state_for(wanted: dict[str, Any], files: list[ManagedFile], kinds: set[str]) -> str:
-    """What brings the service to run what is on disk; ``kinds`` are the ``on_change`` of what changes in this run."""
+    """The action that applies the files on disk. ``kinds``: the ``on_change`` of what changes in this run."""
     if not wanted["name"]:
         return "unchanged"
     read = [(file.path, file.on_change) for file in files]
@@ -309,7 +311,7 @@ def state_for(wanted: dict[str, Any], files: list[ManagedFile], kinds: set[str])
     state = Unit(wanted["name"]).state_for(
         [path for path, kind in read if kind == "restart"], [path for path, kind in read if kind == "reload"]
     )
-    # In check mode, and for files that are gone, what is on disk does not show what changes.
+    # In check mode, and for removed files, the files on disk do not show the change.
     if state in ("unchanged", "reloaded") and "restart" in kinds:
         return "restarted"
     if state == "unchanged" and "reload" in kinds:

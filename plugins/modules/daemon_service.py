@@ -1,18 +1,18 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ansible module: a service runs what is on disk, or what it ran before."""
+"""Ansible module: apply a daemon's files to its service, or roll them back."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: daemon_service
-short_description: A service runs what is on disk, or what it ran before
+short_description: Apply a daemon's files to its service, or roll them back
 version_added: "0.1.0"
 description:
   - Enables, starts, restarts or reloads a systemd unit and waits until it answers.
-  - When it does not come up with the files that M(selfhosted.mail.daemon_config) put in place, they are rolled back,
-    the unit is started with the previous set, and the module fails with the end of the unit's journal.
+  - If it does not come up with the files that M(selfhosted.mail.daemon_config) has written, they are rolled back, the
+    unit is started with the previous set, and the module fails with the end of the unit's journal.
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   name:
@@ -20,7 +20,7 @@ options:
     type: str
     required: true
   state:
-    description: What is to be done, as M(selfhosted.mail.daemon_config) returned it.
+    description: The action to take, as returned by M(selfhosted.mail.daemon_config).
     type: str
     choices: [unchanged, started, reloaded, restarted]
     default: restarted
@@ -30,12 +30,12 @@ options:
     elements: str
     default: []
   reload_commands:
-    description: Commands that make up a reload. Without any it is C(systemctl reload).
+    description: Commands that reload the service. Without any, C(systemctl reload) is used.
     type: list
     elements: list
     default: []
   ready_ports:
-    description: TCP ports that somebody must listen on.
+    description: TCP ports that must have a listener.
     type: list
     elements: int
     default: []
@@ -46,15 +46,17 @@ options:
     default: []
   wait:
     description:
-      - Whether to wait until the service is ready. Without it the start goes on while the play does, and a later task
-        with V(true) and O(state=started) has to see it through.
+      - Whether to wait until the service is ready. With V(false) it starts in the background, and a later task with
+        V(true) and O(state=started) must wait for it.
     type: bool
     default: true
   timeout:
     description: Seconds to wait for the service to be ready.
     type: int
     default: 60
+extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
+  platform: {platforms: debian}
   check_mode: {support: full}
   diff_mode: {support: none}
 """
@@ -85,6 +87,8 @@ from ansible_collections.selfhosted.mail.plugins.module_utils.command import Com
 from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import Previous, reload_systemd_for
 from ansible_collections.selfhosted.mail.plugins.module_utils.systemd_unit import Unit
 
+# During the playbook upgrade, a unit with a file here does not start until its new configuration is in place.
+HELD = Path("/var/lib/selfhosted-mail/upgrade")
 LISTEN = "0A"  # a socket's state in /proc/net/tcp, as the kernel's tcp_states.h numbers them
 
 
@@ -93,7 +97,7 @@ class NotReady(Exception):
 
 
 def listening() -> set[int]:
-    """TCP ports that somebody listens on, as proc(5) shows them; a connection would need a port's leave."""
+    """TCP ports with a listener, from proc(5), as a firewall may refuse a connection."""
     ports = set()
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         for line in table.read_text().splitlines()[1:] if table.exists() else ():
@@ -104,7 +108,7 @@ def listening() -> set[int]:
 
 
 def missing(wanted: dict[str, Any]) -> str | None:
-    """What the service still lacks to be ready, or None."""
+    """Why the service is not ready yet, or None."""
     if not Unit(wanted["name"]).active:
         return "the unit is not active"
     ports = listening() if wanted["ready_ports"] else set()
@@ -120,7 +124,7 @@ def missing(wanted: dict[str, Any]) -> str | None:
 
 
 def wait_until_ready(wanted: dict[str, Any]) -> None:
-    """:raises NotReady: when the time is over."""
+    """:raises NotReady: if the unit has failed or the time is over."""
     end = time.monotonic() + wanted["timeout"]
     while (lack := missing(wanted)) is not None:
         if time.monotonic() > end or Unit(wanted["name"]).properties.get("ActiveState") == "failed":
@@ -129,7 +133,7 @@ def wait_until_ready(wanted: dict[str, Any]) -> None:
 
 
 def bring_up(wanted: dict[str, Any]) -> None:
-    """:raises CommandFailed, NotReady: when the service does not come up."""
+    """:raises CommandFailed, NotReady: if the service does not come up."""
     service = wanted["name"]
     run(["systemctl", "enable", "--quiet", service, *wanted["companions"]])
     if wanted["state"] == "reloaded":
@@ -137,8 +141,9 @@ def bring_up(wanted: dict[str, Any]) -> None:
             run(argv)
         Unit(service).stamp_reload()
     else:
-        with contextlib.suppress(CommandFailed):  # a unit that is not loaded yet has no failure to forget
+        with contextlib.suppress(CommandFailed):  # fails for a unit that is not loaded yet
             run(["systemctl", "reset-failed", service])
+        (HELD / service).unlink(missing_ok=True)
         verb = "start" if wanted["state"] == "started" else "restart"
         run(["systemctl", *([] if wanted["wait"] else ["--no-block"]), verb, service])
     if wanted["companions"]:
@@ -148,10 +153,10 @@ def bring_up(wanted: dict[str, Any]) -> None:
 
 
 def bring_back(wanted: dict[str, Any]) -> str | None:
-    """Run the service and its companions with the previous files; what is still wrong, or None."""
+    """Restart the service with the previous files, without new companions; returns what is still wrong, or None."""
     for unit in wanted["companions"]:
         if not Unit(unit).exists:
-            # It came with the files that were rolled back.
+            # Its unit file was one of those that were rolled back.
             with contextlib.suppress(CommandFailed):
                 run(["systemctl", "disable", "--now", "--quiet", unit])
     try:
@@ -165,13 +170,26 @@ def bring_back(wanted: dict[str, Any]) -> str | None:
     return None
 
 
+def said_about(units: list[str]) -> list[str]:
+    """Matches for journalctl: those of its option --unit, and the process.
+
+    A process that ends at once can be gone before journald has asked for its unit. It is found by its number.
+    """
+    matches: list[str] = []
+    for unit in units:
+        matches += [f"_SYSTEMD_UNIT={unit}", "+", "_PID=1", f"UNIT={unit}", "+"]
+        # Of journald and of systemd-coredump.
+        matches += ["_UID=0", f"OBJECT_SYSTEMD_UNIT={unit}", "+", "_UID=0", f"COREDUMP_UNIT={unit}", "+"]
+        matches += [f"_PID={Unit(unit).properties.get('ExecMainPID', '0')}", "+"]
+    return matches[:-1]
+
+
 def journal_end(units: list[str]) -> str:
-    # The daemon's last line may be on its way to the journal still, and --sync does not wait for pipes.
-    time.sleep(1)
     try:
+        # journald then reads first what it has not read yet, such as the daemon's last line.
         run(["journalctl", "--sync"])
-        named = [f"--unit={unit}" for unit in units]
-        return run(["journalctl", *named, "--lines", "15", "--no-pager", "--output", "cat"]).strip()
+        options = ["--boot", "--lines", "15", "--no-pager", "--output", "cat"]
+        return run(["journalctl", *options, *said_about(units)]).strip()
     except CommandFailed:
         return ""
 

@@ -1,31 +1,33 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ansible module: a message of each domain goes through the relay provider and comes back, and is judged."""
+"""Ansible module: send a message of each domain through the relay provider and check what comes back."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: relay_proof
-short_description: Send a message of each domain through the relay provider and judge what comes back
+short_description: Send a message of each domain through the relay provider and check what comes back
 version_added: "0.1.0"
 description:
-  - Hands in one message for each domain, and one with the null sender, to C(mail-proof+TOKEN@DOMAIN). The rules of the
-    role C(opensmtpd) have it leave through the signing proxy and the relay although the domain is ours, and take it on
-    port 25 when it comes back, to a token of the last hour alone.
-  - Reads what the server's own Rspamd says of it, compares its header with the one that was handed in, and deletes it.
-  - Needs the host's C(smtpctl), C(journalctl), C(systemd-run) and C(rspamadm).
+  - Submits one message for each domain, and one with the null sender, to C(mail-proof+TOKEN@DOMAIN). The rules of the
+    role C(opensmtpd) send it through the signing proxy and the relay although the domain is local, and accept it on
+    port 25 when it returns, if its token is at most an hour old.
+  - Reads the verdict of the server's Rspamd, compares the message with the submitted one, and deletes it.
+  - Needs C(smtpctl), C(journalctl), C(systemd-run) and C(rspamadm) on the host.
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
   hostname: {description: Name of the server and of its MX record., type: str, required: true}
   relay:
-    description: The relay provider's name. Empty with direct delivery, where there is nothing to prove.
+    description: Name of the relay provider. Empty with direct delivery, where nothing is sent.
     type: str
     required: true
-  selectors: {description: Domain to the selectors that sign for it., type: dict, required: true}
-  unsigned_headers: {description: Header fields that are not signed now., type: list, elements: str, default: []}
-  patience: {description: Seconds until the last message has to be back., type: int, default: 60}
+  selectors: {description: Mapping of domain to the selectors that sign for it., type: dict, required: true}
+  unsigned_headers: {description: Header fields that are currently not signed., type: list, elements: str, default: []}
+  patience: {description: Seconds to wait for the messages to return., type: int, default: 60}
+extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
+  platform: {platforms: debian}
   check_mode: {support: full, details: Nothing is sent in check mode.}
   diff_mode: {support: none}
 """
@@ -85,9 +87,9 @@ relay provider. The message is deleted when it is back.
 
 https://{domain}/
 """
-# What the way adds: RFC 5321 section 4.4, RFC 8601, RFC 8617.
+# Fields that are added in transit: RFC 5321 section 4.4, RFC 8601, RFC 8617.
 TRACE = re.compile(r"received(-spf)?|return-path|delivered-to|dkim-signature|authentication-results|arc-.*|x-.*")
-# Lines of a domain, and of the names that its best MX records have, or behind a tab of what went wrong.
+# Prints, separated by tabs: domain, priority and name of each MX record, or domain and error.
 MX = """
 local dns = require 'rspamd_dns'
 for _, domain in ipairs({%s}) do
@@ -96,13 +98,13 @@ for _, domain in ipairs({%s}) do
   for _, mx in ipairs(ok and found or {}) do print(domain, mx.priority, mx.name) end
 end
 """
-# RFC 3463's words are each server's own; this is Amazon SES' for what RFC 6376 section 4.2 allows.
+# Amazon SES's reply to a second signature, which RFC 6376 section 4.2 allows. The text is not standardized (RFC 3463).
 ONE_SIGNATURE = re.compile(r"(?i)(duplicate|multiple|more than one).*dkim-signature")
 DELIVERY = re.compile(
     r'([0-9a-f]{16}) mta delivery .* to=<([^>]*)> .* relay="([^"]*)" .* result="(\w+)" stat="(.*)"$', re.M
 )
-# What a run leaves behind is away after an hour, whatever becomes of the run.
-# Without what systemd of Debian 12 reads anew in it: dollar, backslash, semicolon.
+# Removes a run's files and addresses after an hour, even if the run is killed.
+# Has no dollar, backslash or semicolon, which systemd of Debian 12 would interpret.
 FORGET = (
     "find {folder} -type f -regextype posix-extended -regex '.*/[.]?({tokens})[^/]*' -delete && "
     "sed -i -E '/[+]({tokens})0?@/d' {table} && smtpctl update table proofs"
@@ -113,7 +115,7 @@ SIGNER = "127."
 
 @dataclass
 class Proof:
-    """A message under way. ``subject``: of its finding; ``came``: the message when it is back, after ``seconds``."""
+    """A message in transit. ``subject``: of its finding; ``came``: the returned message, after ``seconds``."""
 
     subject: str
     domain: str
@@ -121,10 +123,10 @@ class Proof:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        # OpenSMTPD knows no difference of case, so of figures alone.
+        # Digits only, as OpenSMTPD ignores case.
         self.token = str(10**29 + secrets.randbelow(9 * 10**29))
         self.recipient = f"mail-proof+{self.token}@{self.domain}"
-        # A bounce becomes a file, too, which nobody reads.
+        # A bounce becomes a file, too, which is never read.
         self.sender = "" if self.subject == NULL else f"mail-proof+{self.token}0@{self.domain}"
         date = formatdate(localtime=True)
         self.text = MESSAGE.format(domain=self.domain, recipient=self.recipient, token=self.token, date=date)
@@ -135,7 +137,7 @@ class Proof:
 
 
 def elsewhere(domains: Iterable[str], hostname: str) -> dict[str, str]:
-    """Domain to where its mail goes instead of this server, in words. :raises CommandFailed: when that is unknown."""
+    """Map each domain whose mail does not come here to the reason. :raises CommandFailed: if the look-up fails."""
     names: dict[str, list[tuple[int, str]]] = {}
     found = {}
     for line in run(["rspamadm", "lua", "--exec", MX % ",".join(f"'{domain}'" for domain in domains)]).splitlines():
@@ -147,12 +149,12 @@ def elsewhere(domains: Iterable[str], hostname: str) -> dict[str, str]:
     for domain, records in names.items():
         best = sorted(name for priority, name in records if priority == min(records)[0])
         if hostname.lower() not in best:
-            found[domain] = f"its MX record says {' and '.join(best)}, not {hostname}"
+            found[domain] = f"its MX record points to {' and '.join(best)}, not {hostname}"
     return found
 
 
 def announce(proofs: Sequence[Proof]) -> None:
-    """OpenSMTPD takes the recipients for an hour. :raises CommandFailed, OSError: when it does not."""
+    """Make OpenSMTPD accept the proofs' addresses for an hour. :raises CommandFailed, OSError: if that fails."""
     tokens = "|".join(proof.token for proof in proofs)
     forget = ["sh", "-c", FORGET.format(folder=FOLDER, tokens=tokens, table=TABLE)]
     run(["systemd-run", "--quiet", "--collect", f"--on-active={HOUR}", "--timer-property=AccuracySec=1s", *forget])
@@ -162,9 +164,9 @@ def announce(proofs: Sequence[Proof]) -> None:
 
 
 def hand_in(proofs: Iterable[Proof]) -> None:
-    """:raises OSError, smtplib.SMTPException: when port 587 does not take them."""
+    """Submit the proofs on port 587. :raises OSError, smtplib.SMTPException: if they are not accepted."""
     login, password = LOGIN.read_text().split()
-    # The certificate is another check's business.
+    # Another check verifies the certificate.
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with smtplib.SMTP("127.0.0.1", 587, "relay-proof", timeout=30) as session:
@@ -176,7 +178,7 @@ def hand_in(proofs: Iterable[Proof]) -> None:
 
 @dataclass
 class Fate:
-    """What the journal says of a message's way out: OpenSMTPD's word, the next hop's reply and name, TLS."""
+    """A delivery in the journal: OpenSMTPD's result, the next hop's reply, the TLS version, the next hop."""
 
     result: str = ""
     reply: str = ""
@@ -185,11 +187,11 @@ class Fate:
 
 
 def fates(begun: float) -> dict[str, Fate]:
-    """Recipient to what became of the last try. :raises CommandFailed: when the journal cannot be read."""
+    """Map each recipient to its last delivery attempt. :raises CommandFailed: if the journal cannot be read."""
     words = ["--unit=opensmtpd.service", f"--since=@{begun - HOUR:.0f}", "--output=cat", "--quiet", "--no-pager"]
-    # Where there is no such line, journalctl ends with 1.
+    # journalctl exits with 1 if no line matches.
     lines = run(["sh", "-c", 'journalctl "$@" || [ $? = 1 ]', "sh", *words, "--grep= mta (delivery|tls) "])
-    # A session may have begun with somebody else's message.
+    # The TLS line may be older: a session may have begun with another message.
     tls = dict(re.findall(r"(?m)^([0-9a-f]{16}) mta tls ciphers=(TLSv[\d.]+)", lines))
     return {
         to: Fate(result, reply, tls.get(session, ""), hop)
@@ -199,9 +201,9 @@ def fates(begun: float) -> dict[str, Fate]:
 
 
 def wait(proofs: Sequence[Proof], patience: float) -> dict[str, Fate]:
-    """Until all are back or refused. What waits in the queue still is taken out of it.
+    """Wait until all proofs are back or refused; removes those that are still in the queue.
 
-    :raises CommandFailed, OSError: when the host cannot be asked.
+    :raises CommandFailed, OSError: if files, journal or queue cannot be read.
     """
     begun, now = time.time(), time.monotonic()
     until, looked, known = now + patience, now, fates(begun)
@@ -227,17 +229,17 @@ def wait(proofs: Sequence[Proof], patience: float) -> dict[str, Fate]:
 
 
 def relaxed(message: Message, name: str) -> list[str]:
-    """RFC 6376 section 3.4.2."""
+    """Values of a header field in relaxed canonicalization (RFC 6376 section 3.4.2)."""
     return [re.sub(r"\s+", " ", str(value)).strip() for value in message.get_all(name, [])]
 
 
 def body(message: Message) -> list[str]:
-    """RFC 6376 section 3.4.4, and empty where there are parts."""
+    """Lines of a body without parts; like RFC 6376 section 3.4.4, it drops blanks and empty lines at the end."""
     return re.sub(r"[ \t]+\n", "\n", str(message.get_payload())).replace("\r", "").rstrip("\n").split("\n")
 
 
 def results(message: Message, hostname: str) -> list[tuple[str, str, dict[str, str]]]:
-    """Method, result and properties that this server's own Authentication-Results field has (RFC 8601)."""
+    """Method, result and properties in this server's own Authentication-Results field (RFC 8601)."""
     for value in map(str, message.get_all("Authentication-Results", [])):
         server, _semicolon, rest = re.sub(r"\([^()]*\)", "", value).partition(";")
         if server.strip().lower() == hostname.lower():
@@ -251,7 +253,7 @@ def results(message: Message, hostname: str) -> list[tuple[str, str, dict[str, s
 
 
 def signed_fields(message: Message, domain: str, selectors: Iterable[str]) -> set[str]:
-    """Names in ``h=`` of our signature."""
+    """Lower-case field names in ``h=`` of our signature; empty without one."""
     for value in relaxed(message, "DKIM-Signature"):
         tags = {name.strip(): text for name, _equals, text in (tag.partition("=") for tag in value.split(";"))}
         if tags.get("d", "").strip().lower() == domain and tags.get("s", "").strip() in selectors:
@@ -260,12 +262,12 @@ def signed_fields(message: Message, domain: str, selectors: Iterable[str]) -> se
 
 
 def judged(proof: Proof, fate: Fate, wanted: dict[str, Any]) -> Finding:
-    """The finding on a message that is back, or is not."""
+    """The finding about a proof, whether or not it came back."""
     relay = wanted["relay"]
     if proof.came is None:
         return not_back(proof, fate, "the signing proxy" if fate.hop.startswith(SIGNER) else relay, wanted["patience"])
     if proof.subject == NULL:
-        return proof.found("ok", f"is taken, and back after {proof.seconds:.0f} s")
+        return proof.found("ok", f"is accepted, and came back after {proof.seconds:.0f} s")
     came, domain, selectors = proof.came, proof.domain, wanted["selectors"][proof.domain]
     said = results(came, wanted["hostname"])
     dkim = [(result, of.get("header.d", ""), of.get("header.s", "")) for method, result, of in said if method == "dkim"]
@@ -276,7 +278,7 @@ def judged(proof: Proof, fate: Fate, wanted: dict[str, Any]) -> Finding:
     changed = sorted(name for name in names if relaxed(proof.sent, name) != relaxed(came, name))
     new_body = body(proof.sent) != body(came)
     inbound = re.search(r"TLSv[\d.]+", relaxed(came, "Received")[0])
-    text = f"is back after {proof.seconds:.0f} s, TLS {fate.tls[4:] or 'unknown'} out and "
+    text = f"came back after {proof.seconds:.0f} s, TLS {fate.tls[4:] or 'unknown'} out and "
     text += f"{inbound[0][4:] if inbound else 'none'} in: our signature {ours[0] if ours else 'none'}, "
     text += f"SPF {word.get('spf', 'none')}, DMARC {word.get('dmarc', 'none')}"
     text += f"; {relay} has changed {', '.join([*changed, *['the body'] * new_body])}" if changed or new_body else ""
@@ -285,11 +287,12 @@ def judged(proof: Proof, fate: Fate, wanted: dict[str, Any]) -> Finding:
     publish = PUBLISH.format(domain=domain)
     panel = f"# at {relay}: authenticate (verify) {domain}, with the DNS records that it names"
     if not said:
-        return proof.found("error", f"{text}; Rspamd has not judged it", "journalctl -u rspamd -n 50")
+        return proof.found("error", f"{text}; Rspamd did not scan it", "journalctl -u rspamd -n 50")
     if "from" in changed:
         return proof.found("error", f"{text}: From is now {' '.join(relaxed(came, 'From'))}", panel)
     if not ours:
-        return proof.found("warning" if word.get("dmarc") == "pass" else "error", f"{text}: ours was taken away", panel)
+        status = "warning" if word.get("dmarc") == "pass" else "error"
+        return proof.found(status, f"{text}: our signature was removed", panel)
     if ours[0] == "temperror":
         return proof.found("unknown", f"{text}: the key could not be looked up")
     if ours[0] != "pass" and new_body:
@@ -298,13 +301,13 @@ def judged(proof: Proof, fate: Fate, wanted: dict[str, Any]) -> Finding:
         fields = sorted({*map(str.lower, wanted["unsigned_headers"]), *breaking})
         return proof.found("error", text, f"mail_relay_unsigned_headers: [{', '.join(fields)}]")
     if ours[0] != "pass":
-        return proof.found("error", f"{text}: the key in DNS is another one, or is missing", publish)
+        return proof.found("error", f"{text}: the key in DNS is different or missing", publish)
     if word.get("dmarc") != "pass" or word.get("spf") == "none":
         return proof.found("warning", text, publish)
     if word.get("spf") != "pass":
         address = re.search(r"\[(?:IPv6:)?([0-9a-fA-F.:]+)\]", relaxed(came, "Received")[0])
         kind = f"ip{6 if ':' in address[1] else 4}:{address[1]}" if address else "include:"
-        return proof.found("warning", f"{text}: mail_relay_spf lacks {relay}", f"mail_relay_spf: {kind}")
+        return proof.found("warning", f"{text}: mail_relay_spf does not include {relay}", f"mail_relay_spf: {kind}")
     return proof.found("ok", text)
 
 
@@ -316,16 +319,16 @@ def not_back(proof: Proof, fate: Fate, relay: str, patience: int) -> Finding:
         one = ONE_SIGNATURE.search(fate.reply)
         return proof.found("error", f"{relay} refuses it: {fate.reply}", "dkimproxy_ed25519: false" if one else "")
     if fate.result == "Ok":
-        text = f"{relay} took it ({fate.reply}), and it is not back within {patience} s"
+        text = f"{relay} accepted it ({fate.reply}), but it did not come back within {patience} s"
         return proof.found("unknown", text, f"-e mail_check_patience={max(600, 2 * patience)}")
-    return proof.found("unknown", f"{relay} has not taken it within {patience} s: {fate.reply or 'not tried yet'}")
+    return proof.found("unknown", f"{relay} has not accepted it within {patience} s: {fate.reply or 'not tried yet'}")
 
 
 def prove(wanted: dict[str, Any], check_mode: bool) -> list[Finding]:
-    """:raises CommandFailed, OSError, smtplib.SMTPException: when this host cannot send or be asked."""
+    """Send the proofs and judge them. :raises CommandFailed, OSError, smtplib.SMTPException: if that is impossible."""
     domains = [domain.lower() for domain in wanted["selectors"]]
     if not wanted["relay"]:
-        text = "mail leaves directly (mail_relay_host is empty): there is nothing to prove"
+        text = "mail_relay_host is empty, so mail is sent directly and no test message is needed"
         return [finding("proof", "all", "ok", text, "", False)]
     if check_mode:
         return [finding("proof", "all", "unknown", "nothing is sent in check mode", "", False)]
@@ -359,7 +362,7 @@ def main() -> None:
         findings = prove(module.params, module.check_mode)
     except (CommandFailed, OSError, ValueError, smtplib.SMTPException) as error:
         fix = "ansible-playbook -i inventory playbooks/site.yml"
-        findings = [finding("proof", "all", "error", f"this host cannot send one: {error}", fix)]
+        findings = [finding("proof", "all", "error", f"this host cannot send a test message: {error}", fix)]
     module.exit_json(changed=False, findings=findings)
 
 

@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A mail server as the world sees it, from the controller."""
+"""Checks of a mail server from outside, on the controller."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from typing import Any
 
 from ansible_collections.selfhosted.mail.plugins.module_utils.finding import Finding, finding
 
-# Commands and how the last line of their replies begins, up to where TLS does (RFC 3207, RFC 5804 section 2.2).
+# Commands before TLS, each with the beginning of its reply's last line (RFC 3207, RFC 5804 section 2.2).
 SMTP = [(b"", b"220 "), (b"EHLO check.invalid\r\n", b"250 "), (b"STARTTLS\r\n", b"220 ")]
 SIEVE = [(b"", b"OK"), (b"STARTTLS\r\n", b"OK")]
 BEFORE_TLS: dict[int, list[tuple[bytes, bytes]]] = {25: SMTP, 465: [], 587: SMTP, 993: [], 4190: SIEVE}
 GREETING = {465: b"220 ", 993: b"* OK"}
 GOODBYE = {993: b"x LOGOUT\r\n", 4190: b"LOGOUT\r\n"}
-# Of the network here, which the server cannot help.
+# Errors of the controller's network, not of the server.
 NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 NO_OLD_TLS = ("NO_PROTOCOLS_AVAILABLE", "NO_CIPHERS_AVAILABLE", "NO_CIPHER_MATCH")
 HTTP = 80  # port
@@ -38,7 +38,7 @@ class Failed(Exception):
 
 @dataclass
 class Seen:
-    """``certificate``: DER; ``names``: what a context that verifies has read in it."""
+    """``certificate``: DER; ``names``: its decoded fields, if the context verifies."""
 
     greeting: str
     version: str
@@ -47,10 +47,10 @@ class Seen:
 
 
 def reply(stream: socket.socket, command: bytes, wanted: bytes) -> str:
-    """Its last line. Raises Failed, OSError."""
+    """Send a command; returns the last line of the reply. Raises Failed, OSError."""
     stream.sendall(command)
     text = b""
-    # What follows the line is TLS. RFC 5321 section 4.2.1 and RFC 5804 section 1.7 have lines that are not the last.
+    # Octet by octet, as TLS follows the last line, which RFC 5321 section 4.2.1 and RFC 5804 section 1.7 define.
     while not text.endswith(b"\n") or text[3:4] == b"-" or text.startswith(b'"'):
         text = b"" if text.endswith(b"\n") else text
         octet = stream.recv(1)
@@ -65,7 +65,7 @@ def reply(stream: socket.socket, command: bytes, wanted: bytes) -> str:
 
 @dataclass
 class Server:
-    """One address of it. ``mode``: ``mail_tls_mode``; ``patience``: seconds for a step."""
+    """One address of the server. ``mode``: ``mail_tls_mode``; ``patience``: seconds for a step."""
 
     hostname: str
     address: str
@@ -73,7 +73,7 @@ class Server:
     patience: float
 
     def talk(self, port: int, context: ssl.SSLContext) -> Seen:
-        """Up to the greeting under TLS, and goodbye. Raises Failed, OSError."""
+        """Connect, start TLS, read the greeting and say goodbye. Raises Failed, OSError."""
         with socket.create_connection((self.address, port), self.patience) as plain:
             said = [reply(plain, *step) for step in BEFORE_TLS[port]]
             with context.wrap_socket(plain, server_hostname=self.hostname) as stream:
@@ -83,12 +83,12 @@ class Server:
                 return Seen(said[0], stream.version() or "", der, names)
 
     def findings(self, port: int) -> list[Finding]:
-        """On one port: whether it can be reached, the certificate, the versions of TLS."""
+        """Findings about one port: reachability, certificate, TLS versions."""
         subject = f"{self.address} {port}"
         try:
             seen = self.talk(port, anybody())
         except TimeoutError:
-            why = "; many networks let nobody but their own servers use port 25" if port == 25 else ""
+            why = "; many networks block outgoing connections to port 25" if port == 25 else ""
             return [finding("port", subject, "unknown", f"no answer within {self.patience:.0f} s{why}")]
         except (Failed, OSError) as error:
             here = isinstance(error, OSError) and error.errno in NO_WAY
@@ -105,11 +105,11 @@ class Server:
         return found
 
     def certificate(self, subject: str, port: int, seen: Seen) -> Finding:
-        """Its name, its days in parts of its lifetime, and its chain where the world is to trust it."""
+        """Check the certificate's name, its remaining part of its lifetime, and its chain unless self-signed."""
         fix = (
             SITE
             if self.mode != "files"
-            else "mail_tls_certificate_file: # the certificate, and behind it those that lead to its root"
+            else "mail_tls_certificate_file: # must contain the certificate, followed by the intermediate certificates"
         )
         try:
             names = self.talk(port, trusting(seen.certificate) if self.mode == "selfsigned" else everybody()).names
@@ -122,7 +122,7 @@ class Server:
         return finding("certificate", subject, status, text, "" if status == "ok" else fix)
 
     def old_tls(self, subject: str, port: int, _seen: Seen) -> Finding:
-        """RFC 8996."""
+        """Check that TLS below 1.2 is refused (RFC 8996)."""
         try:
             with warnings.catch_warnings(action="ignore"):
                 context = anybody()
@@ -133,20 +133,19 @@ class Server:
             raise
         except ssl.SSLError as error:
             if error.reason in NO_OLD_TLS:
-                return finding(
-                    "tls", subject, "unknown", "the TLS library here knows nothing below TLS 1.2", required=False
-                )
+                text = "not tested: the controller's TLS library does not support TLS below 1.2"
+                return finding("tls", subject, "unknown", text, required=False)
         except (Failed, OSError):
-            pass  # closed in place of an answer
+            pass  # closed instead of answered
         else:
             return finding("tls", subject, "error", f"speaks {version}", SITE, required=False)
-        return finding("tls", subject, "ok", "speaks nothing below TLS 1.2", required=False)
+        return finding("tls", subject, "ok", "refuses TLS below 1.2", required=False)
 
 
 def port_80(address: str, hostname: str, token: str, patience: float) -> str:
-    """Whether the server answers an ACME server (RFC 8555 section 8.3) with the token: what is wrong, else nothing.
+    """Request the token as an ACME server does (RFC 8555 section 8.3); returns the problem, or an empty string.
 
-    Nothing is said where no packet leaves the network here. The server may need a moment until it listens.
+    A controller without a route to the address is no problem. Retries for ``patience`` seconds, as the listener starts.
     """
     until = time.monotonic() + patience
     while True:
@@ -176,14 +175,14 @@ def anybody() -> ssl.SSLContext:
 
 
 def everybody() -> ssl.SSLContext:
-    """As mail programs verify: what Python 3.13 adds to that refuses authorities which they take."""
+    """Verify as mail programs do; Python 3.13's default refuses authorities that they accept."""
     context = ssl.create_default_context()
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
 
 
 def trusting(certificate: bytes) -> ssl.SSLContext:
-    """As somebody who has said once that he trusts it."""
+    """Trust this certificate alone, as a user does who has accepted it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(cadata=certificate)
@@ -191,12 +190,12 @@ def trusting(certificate: bytes) -> ssl.SSLContext:
 
 
 def look(name: str, hostname: str, mode: str, patience: float) -> list[Finding]:
-    """All ports at each address that ``name`` has."""
+    """Findings about all ports at each address of ``name``."""
     try:
         addresses = sorted({str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)})
     except socket.gaierror as error:
         lost = error.errno == socket.EAI_NONAME
-        text = f"this machine finds no address of it: {error.strerror}"
+        text = f"does not resolve on the controller: {error.strerror}"
         return [
             finding("port", name, "error" if lost else "unknown", text, "publish the zone files of mail_dns_output_dir")
         ]

@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Relay providers that are recognized by their host name. The facts and their sources stand in providers.yml."""
+"""Relay providers that are recognized by their host name. The facts and their sources are in providers.yml."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import yaml
 
 Record = dict[str, Any]
 
-# Keys of a record and what they mean. "host" is a regular expression. "login" has a sentence, "text", and may have
-# patterns of a right "username" and "password". "signatures" is 0 where messages are made anew, so that ours is not to
-# be relied on, 1 where a second one is refused, or "several".
+# Keys of a record and what they mean. "host" is a regular expression. "login" has a sentence, "text", and optional
+# patterns of a valid "username" and "password". "signatures" is 0 if the provider assembles messages anew, so that our
+# signature may not survive; 1 if it refuses a second one; else "several".
 REQUIRED = {
     "host": "host name",
     "port": "port",
     "login": "login",
     "rewrites": "header fields that it rewrites",
-    "signatures": "signatures of ours that it takes",
+    "signatures": "signatures of ours that it accepts",
 }
-# What is not known of these is left out.
+# Keys whose value is not known are left out.
 OPTIONAL = {
     "starttls": "ports with STARTTLS",
     "smtps": "ports with TLS from the first byte",
@@ -32,21 +32,21 @@ OPTIONAL = {
     "null_sender": "null sender",
     "foreign_from": "foreign From",
     "max_size": "message size",
-    "max_recipients": "recipients of a message",
-    "max_connections": "connections at once",
-    "max_messages": "messages in a connection",
+    "max_recipients": "recipients per message",
+    "max_connections": "concurrent connections",
+    "max_messages": "messages per connection",
 }
 
 
 @cache
 def records() -> list[Record]:
-    """All of them, as they stand in the file."""
+    """All records in the file."""
     loaded: list[Record] = yaml.safe_load(Path(__file__).with_name("providers.yml").read_text(encoding="utf-8"))
     return loaded
 
 
 def relay_provider(host: object) -> Record:
-    """The record of a host name, with what is not known of the provider as ``unknown``; empty for any other host."""
+    """The record of a host name, with the meanings of its missing keys as ``unknown``; empty for other hosts."""
     for record in records():
         if re.fullmatch(record["host"], str(host), re.IGNORECASE):
             return {**record, "unknown": [meaning for key, meaning in OPTIONAL.items() if key not in record]}

@@ -1,11 +1,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Variables as Python's own data, and which of them cannot be evaluated, said without a word of what stands in them.
+"""Evaluate variables to Python's own types, and report those that cannot be evaluated without showing their content.
 
-Ansible's own error would show the template and the lines above it in the inventory, where secrets may stand. A secret
-that would silently become another text is named too: one with a comment or a statement of Jinja in it, or with an
-expression that names nothing. Secrets are variables whose name ends in username, password, password_hash or
-environment, the passwords of accounts, and what these lead to.
+Ansible's own error would show the template and the lines above it in the inventory, which may contain secrets. A secret
+that would silently become another text is reported too: one with a comment or a statement of Jinja in it, or with an
+expression that names no variable. Secrets are variables whose name ends in username, password, password_hash or
+environment, the passwords of accounts, and the variables that these refer to.
 """
 
 from __future__ import annotations
@@ -22,22 +22,21 @@ Wrong = tuple[str, str]  # a path such as "mail_accounts[1].password -> vault_bo
 
 _SECRET = re.compile(r"(password|password_hash|username|environment)\Z")
 _NAME_ALONE = re.compile(r"\{\{ *(\w+) *\}\}\Z", re.ASCII)
-# Ansible's own, with all variables of all hosts in them.
+# Ansible's own, which contain all variables of the host or of all hosts.
 _NOT_FOLLOWED = {"hostvars", "vars"}
 
 FAILS = "cannot be evaluated, or names a variable that does not exist"
-CHANGES = "would become another text"
+CHANGES = "would be changed by Jinja"
 LOCKED = "cannot be decrypted with the vault passwords that are given"
-HINT = "(what stands there is not shown; a text with {{, {% or {# in it is written as !unsafe 'text')"
+HINT = "(the value is not shown; write a text that contains {{, {% or {# as !unsafe 'text')"
 
 
 class Reader:
     """Evaluates variables of one host.
 
-    It looks at them as they are written and has Ansible evaluate only what is a template: that takes seconds for
-    thousands of accounts.
+    It has Ansible evaluate only values that are templates, as an evaluation of thousands of accounts takes seconds.
 
-    :param templar: Ansible's, of that host.
+    :param templar: Ansible's templar of that host.
     :param variables: the host's variables, not evaluated.
     """
 
@@ -47,7 +46,7 @@ class Reader:
         self._known: dict[tuple[str, bool], tuple[Any, list[Wrong]]] = {}
 
     def read(self, names: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
-        """Name to value, for those names that are set, and a sentence for each place that cannot be evaluated."""
+        """Map each name that is set to its value; and a sentence for each place that cannot be evaluated."""
         values: dict[str, Any] = {}
         found: dict[str, Wrong] = {}
         for name in sorted(set(names) & self._variables.keys()):
@@ -59,7 +58,7 @@ class Reader:
         return values, [f"{path}: {what} {HINT}" for path, what in found.values()]
 
     def _variable(self, name: str, secret: bool, trail: tuple[str, ...]) -> tuple[Any, list[Wrong]]:
-        """Its value, and what is wrong in it. ``trail``: the variables that led here."""
+        """The variable's value and its problems. ``trail``: the variables that refer to it."""
         if (name, secret) not in self._known:
             wrong: list[Wrong] = []
             value = self._value(name, self._variables[name], secret, (*trail, name), wrong)
@@ -68,7 +67,7 @@ class Reader:
 
     def _value(self, path: str, value: Any, secret: bool, trail: tuple[str, ...], wrong: list[Wrong]) -> Any:
         if isinstance(value, dict):
-            # Any other key is not shown, as it may be part of a value.
+            # Other keys are not shown, as they may be secret, too.
             return {
                 _plain(key): self._value(f"{path}.{key}", item, bool(_SECRET.match(key)), trail, wrong)
                 if isinstance(key, str) and key in ACCOUNT_KEYS
@@ -107,13 +106,13 @@ class Reader:
     def _evaluated(self, path: str, value: Any, failure: str, wrong: list[Wrong]) -> Any:
         try:
             return _plain(self._templar.template(value))
-        except Exception:  # whatever it is, its words are nobody's to see
+        except Exception:  # of any kind: its message could show a secret
             wrong.append((path, failure))
             return None
 
 
 def _plain(value: Any) -> Any:
-    """The same data in Python's own types; Ansible's carry their origin with them."""
+    """The same data in Python's own types, without the origin that Ansible's types carry."""
     if isinstance(value, Mapping):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -122,7 +121,7 @@ def _plain(value: Any) -> Any:
 
 
 def _names(text: str) -> list[str]:
-    """Variables and functions that a template names; none where it is no template that Jinja can read."""
+    """Variables and functions that a template names; none if Jinja cannot parse it."""
     try:
         found = Environment().parse(str(text)).find_all(nodes.Name)
         return list(dict.fromkeys(node.name for node in found if node.ctx == "load"))

@@ -1,9 +1,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is wrong with the variables of this collection, in sentences that begin with the variable's name.
+"""Validation of the collection's variables. Each problem is a sentence that begins with the variable's name.
 
-Values may have any type of YAML's. A check gets one value and yields what is wrong with it, without the name. What
-several variables have to agree on is looked at where each of them is right by itself.
+Values may have any YAML type. A check gets one value and yields its problems, without the name. Rules about several
+variables apply to those that are valid by themselves.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ansible_collections.selfhosted.mail.plugins.plugin_utils import providers
 Check = Callable[[Any], Iterable[str]]
 Values = Mapping[str, Any]
 
-# What Dovecot and OpenSMTPD both take, on both releases: bcrypt, SHA256-CRYPT, SHA512-CRYPT, yescrypt, gost-yescrypt,
-# scrypt (crypt(5), which also says what stands in no hash). Dovecot 2.4 takes no MD5-CRYPT.
+# Schemes that Dovecot and OpenSMTPD both accept, on both releases: bcrypt, SHA256-CRYPT, SHA512-CRYPT, yescrypt,
+# gost-yescrypt, scrypt (crypt(5), which also lists the characters that no hash has). Dovecot 2.4 refuses MD5-CRYPT.
 _CRYPT_HASH = re.compile(
     r"(\$2[aby]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}"
     r"|\$5\$(rounds=\d{1,9}\$)?[^$:;*!\\\x00-\x20\x7f-\U0010ffff]{1,16}\$[./A-Za-z0-9]{43}"
@@ -34,19 +34,20 @@ _CRYPT_HASH = re.compile(
     r"|\$7\$[./A-Za-z0-9]{11,97}\$[./A-Za-z0-9]{43})\Z",
     re.ASCII,
 )
-# OpenSMTPD's lookup process computes one hash at a time, and mail waits meanwhile: where bcrypt of cost 10 takes 40 ms,
-# yescrypt of cost 6 takes 40, SHA512-CRYPT of 100000 rounds 20, scrypt of cost 6 60, and each one cost more the double.
+# OpenSMTPD's lookup process computes one hash at a time, and mail waits meanwhile. On a host where bcrypt of cost 10
+# takes 40 ms, yescrypt of cost 6 takes 40 ms, SHA512-CRYPT of 100000 rounds 20 ms, scrypt of cost 6 60 ms. Each further
+# step of the cost doubles the time.
 _COSTLY = "at most bcrypt of cost 10, 100000 rounds of $5$ or $6$, $y$, $gy$ or $7$ of cost 6"
 _ROUNDS, _SCRYPT = 100_000, 1 << 18  # N * r * p
 _YESCRYPT = re.compile(r"j[./0-9A][./0-9A-T]\Z")  # N up to 2^13, r up to 32, no further parameters
-_DIGITS = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # of crypt(5), the least first
+_DIGITS = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # of crypt(5), lowest first
 _RATE_LIMITS = ("to", "to_ip", "to_ip_from", "bounce_to", "bounce_to_ip")  # Rspamd's own
 _DKIM = re.compile(r"(?im)^[ \t]*signature[ \t=:]+dkim\b(?:[^#\n]*\bd=([^,)\s]+))?")
 _DOMAIN_KEYS = {"name", "dkim_selector", "dkim_published_selectors"}
 
 
 def _shown(value: object) -> str:
-    """A value in a sentence. What is long or no scalar could hold something that does not belong there."""
+    """A value for a message. Long values and mappings or lists are not shown, as they could contain a secret."""
     text = repr(value)
     return text if isinstance(value, str | int | float | None) and len(text) <= 100 else f"a {type(value).__name__}"
 
@@ -107,7 +108,7 @@ def _is_score(value: object) -> bool:
 
 
 def _host_of(value: object) -> str:
-    """Host of ``host:port`` or ``[IPv6 address]:port``; empty when it is neither."""
+    """Host of ``host:port`` or ``[IPv6 address]:port``; empty for anything else."""
     host, _colon, port = str(value).rpartition(":")
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         return ""
@@ -169,15 +170,28 @@ def _rate_limits(value: Any) -> Iterator[str]:
             yield f"{_shown(name)} must have burst, a number, and rate, such as 30 / 1m, and nothing else"
 
 
-def _acme_dns_environment(value: Any) -> Iterator[str]:
-    """Lego's variables for a DNS provider; no value is shown."""
-    if not isinstance(value, Mapping):
-        yield "must be a mapping"
-    for name, text in value.items() if isinstance(value, Mapping) else ():
-        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", str(name)):
-            yield "each name must be a variable of lego's, in capitals, such as RFC2136_NAMESERVER"
-        elif isinstance(text, bool) or not isinstance(text, str | int) or not _is_printable(str(text), 8000):
-            yield f"{name} must be a text in quotes, printable, on one line"
+def _environment(whose: str, example: str) -> Check:
+    """A check of a program's environment variables that shows no value."""
+
+    def check(value: Any) -> Iterator[str]:
+        if not isinstance(value, Mapping):
+            yield "must be a mapping"
+        for name, text in value.items() if isinstance(value, Mapping) else ():
+            if not re.fullmatch(r"[A-Z][A-Z0-9_]*", str(name)):
+                yield f"each name must be an environment variable of {whose}, in capitals, such as {example}"
+            elif isinstance(text, bool) or not isinstance(text, str | int) or not _is_printable(str(text), 8000):
+                yield f"{name} must be a text in quotes, printable, on one line"
+
+    return check
+
+
+def _backup_keep(value: Any) -> Iterator[str]:
+    yield from _MAPPING(value)
+    for unit, number in value.items() if isinstance(value, Mapping) else ():
+        yield from (
+            f"each name {wrong}" for wrong in _one_of("last", "hourly", "daily", "weekly", "monthly", "yearly")(unit)
+        )
+        yield from (f"{_shown(unit)} {wrong}" for wrong in _number(1)(number))
 
 
 _ANY_TEXT = _must_be("a text, in quotes", lambda value: isinstance(value, str))
@@ -187,11 +201,11 @@ _BOOLEAN = _must_be(
 _LIST = _must_be("a list", lambda value: isinstance(value, list))
 _MAPPING = _must_be("a mapping", lambda value: isinstance(value, Mapping))
 _DOMAIN = _must_be("a domain name such as example.org (an international one in its xn-- form)", syntax.is_domain)
-_HOSTNAME = _must_be("a full host name such as mail.example.org, no address", syntax.is_domain)
-_SELECTOR = _must_be("a DNS label: letters, digits and hyphens, at most 63", syntax.is_selector)
+_HOSTNAME = _must_be("a full host name such as mail.example.org, not an IP address", syntax.is_domain)
+_SELECTOR = _must_be("a DKIM selector: letters, digits, hyphens and dots, at most 63 characters", syntax.is_selector)
 _ADDRESS = _must_be("a mail address", syntax.is_address)
 _IP_ADDRESS = _must_be("an IP address", _is_ip)
-_NETWORK = _must_be("an IP address or a network such as 192.0.2.0/24, with nothing behind its prefix", _is_network)
+_NETWORK = _must_be("an IP address or a network such as 192.0.2.0/24, without host bits", _is_network)
 _ENDPOINT = _must_be("an address and a port, such as 127.0.0.1:10027 or [::1]:10027", _host_of)
 _PATH = _matches("an absolute path without spaces, quotes, backslashes, $, % and #", r"/[^\s\"'\\$%#]+")
 _MAIL_DIR = _matches("an absolute path of letters, digits and . _ - only", r"(/[A-Za-z0-9._-]+)+")
@@ -201,7 +215,7 @@ _RECORD = re.compile(
     r"(?:CNAME [a-z0-9_.-]+\.|MX [0-9]{1,5} [a-z0-9_.-]+\.|TXT(?: \"[ !#-\[\]-~]{0,255}\")+)\Z",
     re.IGNORECASE,
 )
-# What lego 4.9.1 knows, which is in both releases, but for "manual".
+# Providers of lego 4.9.1, the version in both releases, except "manual".
 _ACME_DNS_PROVIDERS = """
 acme-dns alidns allinkl arvancloud auroradns autodns azure bindman bluecat checkdomain civo clouddns cloudflare
 cloudns cloudxns conoha constellix desec designate digitalocean dnsimple dnsmadeeasy dnspod dode domeneshop dreamhost
@@ -251,7 +265,7 @@ CHECKS: dict[str, Check] = {
     "mail_relay_spf": _must_be("SPF terms that the provider names, such as include:spf.provider.example", _is_spf),
     "mail_relay_unsigned_headers": _list_of(
         _must_be(
-            "the name of a header field other than From, which every signature holds",
+            "the name of a header field other than From, which must always be signed",
             lambda value: isinstance(value, str) and re.fullmatch(r"(?i)(?!from\Z)[a-z0-9-]+", value),
         )
     ),
@@ -272,8 +286,20 @@ CHECKS: dict[str, Check] = {
         "empty, or lego's name of a DNS provider (lego dnshelp lists them), other than manual",
         lambda value: value == "" or value in _ACME_DNS_PROVIDERS,
     ),
-    "mail_acme_dns_environment": _acme_dns_environment,
+    "mail_acme_dns_environment": _environment("lego", "RFC2136_NAMESERVER"),
     "mail_trusted_networks": _list_of(_NETWORK),
+    "mail_backup_repository": _must_be(
+        "empty, or a restic repository, such as sftp:backup@example.net:mail or a directory's absolute path",
+        lambda value: value == "" or (_is_printable(value, 2000) and re.match(r"/|[a-z0-9]+:.", value)),
+        secret=True,
+    ),
+    "mail_backup_password": _must_be(
+        "a text in quotes, at most 500 bytes, printable", lambda value: _is_printable(value, 500), secret=True
+    ),
+    "mail_backup_environment": _environment("restic", "AWS_SECRET_ACCESS_KEY"),
+    "mail_backup_keep": _backup_keep,
+    "mail_restore_snapshot": _matches("latest or the id of a snapshot", r"(latest|[0-9a-f]{8,64})?"),
+    "mail_restore_mailbox": _or_empty(_ADDRESS),
     "mail_required": _list_of(_ANY_TEXT),
     "mail_check_output": _ANY_TEXT,
     "mail_check_patience": _number(1, 3600),
@@ -323,7 +349,7 @@ CHECKS: dict[str, Check] = {
     **dict.fromkeys(("mail_aliases", "mail_domain_aliases"), _MAPPING),
     **dict.fromkeys(("mail_dmarc_rua", "mail_dmarc_ruf"), _or_empty(_ADDRESS)),
     **dict.fromkeys(("mail_tls_certificate_file", "mail_tls_private_key_file"), _or_empty(_PATH)),
-    **dict.fromkeys(("accounts_mail_dir", "dovecot_mail_dir", "status_mail_dir"), _MAIL_DIR),
+    **dict.fromkeys(("accounts_mail_dir", "backup_mail_dir", "dovecot_mail_dir", "status_mail_dir"), _MAIL_DIR),
     **dict.fromkeys(("dkimproxy_listen", "dkimproxy_relay"), _ENDPOINT),
     **dict.fromkeys(
         ("dkimproxy_upstream_url", "dkimproxy_upstream_archive", "rspamd_dmarc_reports_organisation"), _ANY_TEXT
@@ -355,6 +381,8 @@ CHECKS: dict[str, Check] = {
             "bans_window",
             "bans_seconds",
             "bans_max_seconds",
+            "backup_check_interval",
+            "backup_interval",
             "certificate_interval",
             "dns_interval",
             "dns_resolver_port",
@@ -377,7 +405,10 @@ CHECKS: dict[str, Check] = {
         (
             "mail_firewall",
             "mail_install",
+            "mail_restore_queue",
             "mail_render_tables",
+            "mail_upgrade",
+            "mail_upgrade_without_backup",
             "mail_validate",
             "dkimproxy_ed25519",
             "dkimproxy_received_auth",
@@ -407,7 +438,7 @@ CHECKS: dict[str, Check] = {
 PREFIXES = (
     "mail_",
     "accounts_",
-    "authors_",
+    "backup_",
     "bans_",
     "certificate_",
     "dkimproxy_",
@@ -420,7 +451,7 @@ PREFIXES = (
     "status_",
 )
 TLS_LINKS = ("/etc/selfhosted-mail/tls/fullchain.pem", "/etc/selfhosted-mail/tls/privkey.pem")
-# Defaults of roles that one variable is compared with where another one is set.
+# Defaults of roles, for rules about several variables of which only some are set.
 DEFAULTS = {
     "bans_max_seconds": 86400,
     "bans_seconds": 600,
@@ -430,7 +461,7 @@ DEFAULTS = {
     "rspamd_add_header_score": 6,
     "rspamd_reject_score": 15,
 }
-# What DKIMproxy 1.4.1 does not know, with the value that asks for nothing.
+# Variables that DKIMproxy 1.4.1 does not support, with the value that requests nothing.
 EMBEDDED_ONLY = {
     "dkimproxy_ed25519": "False",
     "dkimproxy_signature_lifetime": "0",
@@ -442,24 +473,24 @@ EMBEDDED_ONLY = {
 
 
 def unknown(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """Names with a prefix of ours that are not known: those that resemble a known one, with it, and the others."""
+    """Unknown names with one of our prefixes: those that resemble a known one, mapped to it, and the others."""
     ours = sorted(name for name in names if name.startswith(PREFIXES) and name not in CHECKS)
     typos = {name: similar[0] for name in ours if (similar := difflib.get_close_matches(name, CHECKS, 1, 0.85))}
     return typos, [name for name in ours if name not in typos]
 
 
 def problems(values: Values, required: Sequence[str] = (), facts: Values | None = None) -> list[str]:
-    """All that is wrong, one sentence each, none twice; empty when nothing is.
+    """All problems, a sentence each, without duplicates.
 
     :param values: name to value of the known variables that are set, in Python's own types.
     :param required: names that must be among them.
-    :param facts: Ansible's facts of the host, without the prefix ``ansible_``; nothing is said about none.
+    :param facts: Ansible's facts of the host, without the prefix ``ansible_``; without any, no release is checked.
     """
     found = [f"{name}: is required" for name in required if name not in values]
     system, major, version = ((facts or {}).get(f"distribution{part}") for part in ("", "_major_version", "_version"))
     if system and (system, major) not in (("Debian", "12"), ("Debian", "13")):
         found.append(f"ansible_facts: this host runs {system} {version}; supported are Debian 12 and Debian 13")
-    # What is computed from another variable is wrong with that one, which has a sentence of its own.
+    # A problem of a computed value is reported for the variable that the value is computed from.
     computed = {
         "mail_hostname": f"mail.{values.get('mail_domain')}",
         "mail_admin_address": address_book.first_address(values.get("mail_accounts")),
@@ -473,13 +504,13 @@ def problems(values: Values, required: Sequence[str] = (), facts: Values | None 
         if not wrong:
             right[name] = value
     further = values.get("mail_additional_domains")
-    # A wrong one among them does not make the addresses in the others wrong.
+    # An invalid domain must not make the addresses in the others invalid.
     right["mail_additional_domains"] = (
         [item for item in further if syntax.is_domain(_name_of(item))] if isinstance(further, list) else []
     )
     for check in (_server, _relay, _accounts, _domain_aliases, _forwarding, _signer, _records):
         found += check(right)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found)) or list(_reached(right))
 
 
 def _null(name: str) -> Iterator[str]:
@@ -496,10 +527,10 @@ def _server(given: Values) -> Iterator[str]:
     if "mail_domain" in given and given.get("mail_hostname") == "":
         yield from (f"mail_hostname: {wrong}" for wrong in _HOSTNAME(""))
     if given.get("mail_hostname", "").lower() in _domains_of(given):
-        yield "mail_hostname: must not be a mail domain, or its addresses would be those of this host's users"
+        yield "mail_hostname: must not be a mail domain, because its addresses belong to the users of this host"
     for name, count in collections.Counter(_domains_of(given)).items():
         if count > 1:
-            yield f"mail_additional_domains: {name} is there twice, or is mail_domain"
+            yield f"mail_additional_domains: {name} is given twice, or is mail_domain"
     for name in ("mail_relay_username", "mail_relay_password"):
         if given.get("mail_relay_host") and given.get(name) == "":
             yield f"{name}: is required where mail_relay_host is set"
@@ -507,7 +538,9 @@ def _server(given: Values) -> Iterator[str]:
         if given.get("mail_tls_mode") == "files" and given.get(name) == "":
             yield f"{name}: must be an absolute path on the mail server where mail_tls_mode is files"
         if given.get(name) in TLS_LINKS:
-            yield f"{name}: must be the file itself, not {given[name]}, which the role certificate makes a link to it"
+            yield f"{name}: must be the file itself, not {given[name]}, a link that the role certificate creates"
+    if given.get("mail_backup_repository") and given.get("mail_backup_password") == "":
+        yield "mail_backup_password: is required where mail_backup_repository is set"
     if given.get("mail_acme_dns_environment") and given.get("mail_acme_dns_provider") == "":
         yield "mail_acme_dns_environment: needs mail_acme_dns_provider, the provider that it is for"
     message, memory = (
@@ -526,13 +559,13 @@ def _server(given: Values) -> Iterator[str]:
 
 
 def _relay(given: Values) -> Iterator[str]:
-    """What a known provider takes from nobody, with its own words for it."""
+    """Logins and signatures that a known provider never accepts."""
     provider = providers.relay_provider(given.get("mail_relay_host"))
     login = provider.get("login", {})
     for part in ("username", "password"):
         value = given.get(f"mail_relay_{part}")
         if value and not re.fullmatch(login.get(part, ".*"), value):
-            yield f"mail_relay_{part}: must be what {provider['name']} takes: {login['text']}"
+            yield f"mail_relay_{part}: must have the form that {provider['name']} requires: {login['text']}"
     if provider.get("signatures") != 1:
         return
     one = f"{provider['name']} refuses a message with more than one signature"
@@ -545,7 +578,7 @@ def _relay(given: Values) -> Iterator[str]:
 
 
 def _is_costly(hashed: str) -> bool:
-    """Whether a right hash keeps others waiting."""
+    """Whether a check of this valid hash takes so long that other mail waits."""
     scheme, parameters = hashed.split("$")[1:3]
     if scheme in ("5", "6"):
         return parameters.startswith("rounds=") and int(parameters[7:]) > _ROUNDS
@@ -575,7 +608,7 @@ def _accounts(given: Values) -> Iterator[str]:
         for name in [address, *_entries(account, "aliases")]:
             key = str(name).lower()
             if key in holders:
-                yield f"mail_accounts: {name} is there twice, for {holders[key]} and {address}"
+                yield f"mail_accounts: {name} is given twice, for {holders[key]} and {address}"
             holders.setdefault(key, address)
             if not address_book.takes_mail(account):
                 silent.add(key)
@@ -583,13 +616,26 @@ def _accounts(given: Values) -> Iterator[str]:
     admin = given.get("mail_admin_address", "")
     known = {*holders, *_lower(given, "mail_aliases")}
     if admin.lower() in silent - _lower(given, "mail_aliases"):
-        yield f"mail_admin_address: {admin} takes no mail, as its account is not enabled or send_only"
+        yield f"mail_admin_address: {admin} receives no mail, because its account is disabled or send_only"
+    elif admin and syntax.domain_of(admin) == given.get("mail_hostname", "").lower():
+        yield f"mail_admin_address: {admin} is at mail_hostname, whose addresses all forward to mail_admin_address"
     elif admin and syntax.domain_of(admin) in domains and admin.lower() not in known:
         yield f"mail_admin_address: {admin} is in one of the mail domains, but neither an account nor an alias"
     elif not admin and not address_book.first_address(accounts):
-        yield "mail_accounts: no account takes mail, and postmaster's needs one that is enabled and not send_only"
+        yield "mail_accounts: no account receives mail; mail to postmaster needs one that is enabled and not send_only"
     elif not admin and "mail_admin_address" in given:
         yield from (f"mail_admin_address: {wrong}" for wrong in _ADDRESS(admin))
+
+
+def _reached(given: Values) -> Iterator[str]:
+    """Check that mail to the admin address is delivered, once all else is valid."""
+    if not {"mail_domain", "mail_hostname", "mail_accounts", "mail_admin_address"} <= set(given):
+        return
+    accounts, aliases, admin = given["mail_accounts"], given.get("mail_aliases", {}), given["mail_admin_address"]
+    twins = given.get("mail_domain_aliases", {})
+    book = address_book.AddressBook(accounts, aliases, _domains_of(given), given["mail_hostname"], admin, twins)
+    if admin.lower() in book.closed:
+        yield f"mail_admin_address: {admin} forwards to no account that receives mail"
 
 
 def _entries(account: Mapping[str, Any], key: str) -> list[Any]:
@@ -604,13 +650,13 @@ def _lower(given: Values, variable: str) -> set[str]:
 def _own(address: Any, domains: list[str]) -> Iterator[str]:
     if not syntax.is_own_address(address):
         yield (
-            f"{_shown(address)} is no address of the form name@domain with letters, digits and . _ - = ~ ' in the "
-            "name, a letter or digit first"
+            f"{_shown(address)} must have the form name@domain: the name has letters, digits and . _ - = ~ ' and "
+            "begins with a letter, a digit or _"
         )
     elif domains and syntax.domain_of(address) not in domains:
         yield f"{address} is outside the mail domains ({', '.join(domains)})"
     elif address.lower().startswith("mail-proof@"):
-        yield f"{address} must have another name: mail-proof is kept for what the playbook check sends"
+        yield f"{address} is not allowed: the name mail-proof is reserved for messages of the playbook check"
 
 
 def _account(account: Mapping[str, Any], domains: list[str]) -> Iterator[str]:
@@ -622,16 +668,16 @@ def _account(account: Mapping[str, Any], domains: list[str]) -> Iterator[str]:
         yield f"{address} has both password and password_hash; keep password_hash"
     elif hashed and not (isinstance(hashed, str) and _CRYPT_HASH.match(hashed)):
         yield (
-            f"password_hash of {address} must be a crypt(5) hash that both daemons take, whole, without {{SCHEME}}: "
-            "$2a$, $2b$, $2y$, $5$, $6$, $y$, $gy$ or $7$; make one with openssl passwd -6"
+            f"password_hash of {address} must be a complete crypt(5) hash that both daemons accept, without {{SCHEME}}"
+            ": $2a$, $2b$, $2y$, $5$, $6$, $y$, $gy$ or $7$; make one with openssl passwd -6"
         )
     elif hashed and _is_costly(hashed):
         yield (
-            f"password_hash of {address} takes too long to check, and others wait meanwhile: {_COSTLY}; "
-            "make one with openssl passwd -6"
+            f"password_hash of {address} takes too long to check, and other mail waits meanwhile; "
+            f"allowed: {_COSTLY}; make one with openssl passwd -6"
         )
     elif not hashed and not (password and _is_printable(password, 512)):
-        yield f"{address} has neither password_hash nor password, a text in quotes, at most 512 bytes, printable"
+        yield f"{address} needs password_hash, or password: a text in quotes, at most 512 bytes, printable"
     for key, check in _ACCOUNT_CHECKS.items():
         if account.get(key) is not None:
             yield from (f"{key} of {address} {wrong}" for wrong in check(account[key]))
@@ -641,52 +687,57 @@ def _account(account: Mapping[str, Any], domains: list[str]) -> Iterator[str]:
         if not (isinstance(name, str) and name.startswith("@")):
             yield from _own(name, domains)
         elif name[1:].lower() not in domains:
-            yield f"send_as of {address} has {name}, which is none of the mail domains"
+            yield f"send_as of {address} has {name}, which is not a mail domain"
 
 
 def _aliases(given: Values, domains: list[str], holders: Mapping[str, str], silent: set[str]) -> Iterator[str]:
     ours = address_book.accepted_domains(domains, given.get("mail_hostname", ""))
     known = {*holders, *_lower(given, "mail_aliases")}
-    known |= {f"{name}@{domain}" for domain in ours for name in address_book.SYSTEM_NAMES}
+    system = {f"{name}@{domain}" for domain in ours for name in address_book.SYSTEM_NAMES}
     twins = {str(name).lower(): str(target).lower() for name, target in given.get("mail_domain_aliases", {}).items()}
 
     def entry(address: str) -> str | None:
-        """The name that mail to an address is found under: itself without its tag, its twin, or a catch-all."""
+        """The name that receives an address's mail: the untagged address, its twin, a system name or a catch-all."""
         local, _at, domain = address_book.untagged(address).rpartition("@")
         twin = twins.get(domain, domain)
-        names = (f"{local}@{domain}", f"{local}@{twin}", f"@{domain}", f"@{twin}")
-        return next((name for name in names if name in known), None)
+        own, other = f"{local}@{domain}", f"{local}@{twin}"
+        if own in system and not {own, other} & known:
+            return own
+        return next((name for name in (own, other, f"@{domain}", f"@{twin}") if name in known), None)
 
     aliases = given.get("mail_aliases", {})
     graph: dict[str, list[str]] = {}
     for name, targets in aliases.items():
         key = str(name).lower()
         if key in graph:
-            yield f"mail_aliases: {name} is there twice"
+            yield f"mail_aliases: {name} is given twice"
         if key in holders and key not in silent:
-            yield f"mail_aliases: {name} is there twice, it is also an address of the account {holders[key]}"
+            yield f"mail_aliases: {name} is also an address of the account {holders[key]}"
         if not key.startswith("@"):
             yield from (f"mail_aliases: {wrong}" for wrong in _own(name, domains))
         elif key[1:] not in domains:
-            yield f"mail_aliases: {name} is a catch-all of none of the mail domains"
+            yield f"mail_aliases: {name} is a catch-all of a domain that is not a mail domain"
         if not isinstance(targets, list) or not targets:
-            yield f"mail_aliases: {name} must lead to a list of addresses"
+            yield f"mail_aliases: the value of {name} must be a list of addresses"
         graph[key] = []
         for target in targets if isinstance(targets, list) else ():
             if not syntax.is_address(target):
-                yield f"mail_aliases: {name} leads to {_shown(target)}, which is no mail address"
+                yield f"mail_aliases: {name} forwards to {_shown(target)}, which is not a mail address"
             elif syntax.domain_of(target) in ours:
                 found = entry(target)
                 if found is None:
-                    yield f"mail_aliases: {name} leads to {target}, which is neither an account nor an alias"
+                    yield f"mail_aliases: {name} forwards to {target}, which is neither an account nor an alias"
                 elif found not in holders or found in silent:
                     graph[key].append(found)
-    yield from (f"mail_aliases: {' leads to '.join(loop)}: a loop" for loop in _loops(graph))
+    admin = given.get("mail_admin_address", "")
+    boss = entry(admin) if syntax.domain_of(admin) in domains else None
+    graph |= {name: [boss] for name in system - known if boss}
+    yield from (f"mail_aliases: {' -> '.join(loop)} is a loop" for loop in _loops(graph))
 
 
 def _loops(graph: dict[str, list[str]]) -> Iterator[list[str]]:
-    """Loops, each begun at its first name in the order of the alphabet; not more than twenty."""
-    for _ in range(20):
+    """At most twenty loops, each beginning with its alphabetically first name."""
+    for _loop in range(20):
         try:
             graphlib.TopologicalSorter(graph).prepare()
         except graphlib.CycleError as error:
@@ -705,11 +756,11 @@ def _domain_aliases(given: Values) -> Iterator[str]:
                 yield f"mail_domain_aliases: {_shown(domain)} is no domain name"
             elif domain.lower() not in domains:
                 yield (
-                    f"mail_domain_aliases: {domain} is none of the mail domains ({', '.join(domains)}); name it in "
-                    "mail_additional_domains too, so that it gets a key and a zone"
+                    f"mail_domain_aliases: {domain} is not a mail domain ({', '.join(domains)}): add it to "
+                    "mail_additional_domains, so that it gets a key and a zone"
                 )
         if str(target).lower() in _lower(given, "mail_domain_aliases"):
-            yield f"mail_domain_aliases: {name} leads to {target}, which leads on; write the last domain itself"
+            yield f"mail_domain_aliases: {name} is an alias of {target}, which is an alias too: write the final domain"
 
 
 def _forwarding(given: Values) -> Iterator[str]:
@@ -719,14 +770,15 @@ def _forwarding(given: Values) -> Iterator[str]:
         yield "mail_forward_via: must not be relay where mail_relay_host is empty"
     provider = providers.relay_provider(given.get("mail_relay_host"))
     foreign = provider.get("foreign_from")
-    why = f" ({provider['name']}: a foreign From is {foreign}; direct goes past it)" if foreign else ""
+    why = f" ({provider['name']}: a foreign From is {foreign}; direct bypasses the provider)" if foreign else ""
     if via == "refuse":
         for name, targets in given.get("mail_aliases", {}).items():
             for target in targets if isinstance(targets, list) else ():
                 if syntax.is_address(target) and syntax.domain_of(target) not in ours:
-                    yield f"mail_aliases: {name} leads outside, to {target}, and mail_forward_via is refuse{why}"
+                    text = f"{name} forwards to the external address {target}, but mail_forward_via is refuse{why}"
+                    yield f"mail_aliases: {text}"
         if admin and syntax.domain_of(admin) not in ours:
-            yield f"mail_admin_address: {admin} is outside, and mail_forward_via is refuse{why}"
+            yield f"mail_admin_address: {admin} is an external address, but mail_forward_via is refuse{why}"
 
 
 def _signer(given: Values) -> Iterator[str]:
@@ -744,9 +796,9 @@ def _signer(given: Values) -> Iterator[str]:
     for variable, selector in selectors if ed25519 else ():
         label = str(selector).rpartition(".")[2].lower()
         if label.endswith(address_book.SECOND_KEY):
-            yield f"{variable}: {selector} ends in {address_book.SECOND_KEY}, as the selectors of the second keys do"
+            yield f"{variable}: {selector} ends in {address_book.SECOND_KEY}, which is reserved for Ed25519 keys"
         elif len(label + address_book.SECOND_KEY) > 63:
-            yield f"{variable}: {selector} is too long for {address_book.SECOND_KEY} behind it in one DNS label"
+            yield f"{variable}: {selector} is too long to add {address_book.SECOND_KEY}: a DNS label has at most 63"
     own_file = given.get("dkimproxy_config_file", "")
     if own_file and ed25519:
         yield "dkimproxy_ed25519: with dkimproxy_config_file, write the second signature into that file"
@@ -757,12 +809,12 @@ def _signer(given: Values) -> Iterator[str]:
     host = _host_of(given.get("dkimproxy_listen", "127.0.0.1:10027"))
     loopback = _is_ip(host) and ipaddress.ip_address(host).is_loopback
     if address_book.is_true(given.get("mail_firewall", True)) and not loopback:
-        yield "dkimproxy_listen: must be a loopback address where mail_firewall is true, as it knows local users only"
+        yield "dkimproxy_listen: must be a loopback address where mail_firewall is true, which restricts local users"
     if given.get("dkimproxy_implementation") != "upstream":
         return
     for name in ("dkimproxy_listen", "dkimproxy_relay"):
         if name in given and not _is_ip(_host_of(given[name]), 4):
-            yield f"{name}: must be an IPv4 address with a port; DKIMproxy 1.4.1 knows IPv4 alone"
+            yield f"{name}: must be an IPv4 address with a port; DKIMproxy 1.4.1 supports only IPv4"
     for name, nothing in EMBEDDED_ONLY.items():
         value = given.get(name, nothing)
         if str(address_book.is_true(value) if name == "dkimproxy_ed25519" else value) != nothing:
@@ -782,11 +834,11 @@ def _records(given: Values) -> Iterator[str]:
     for record in given.get("dns_records", ()):
         name = record.split()[0].rstrip(".")
         if not any(syntax.is_under(name, zone) for zone in zones):
-            yield f"dns_records: {name} lies in none of the zones ({', '.join(zones)})"
+            yield f"dns_records: {name} is outside the zones ({', '.join(zones)})"
 
 
 def zone_files(values: Values) -> list[str]:
-    """Paths of the zone files on the controller, one for each zone of a host whose values are right."""
+    """Paths of the zone files on the controller, one for each zone. The values must be valid."""
     domains = address_book.domain_names(values["mail_domain"], values["mail_additional_domains"])
     zones = address_book.with_host(domains, values["mail_hostname"])
     return [str(Path(values["mail_dns_output_dir"]) / f"{zone}.zone") for zone in zones]
