@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
         log("err", str(error))
         return os.EX_CONFIG
     except OSError as error:
-        # No process or socket is to be had.
+        # The system has no free process or socket.
         log("err", str(error))
         return os.EX_OSERR
     if keys:

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The configuration: DKIMproxy's file and command line, and the keys this signer adds.
 
-One option a line: `key value` (`key = value` and `key: value` are read too). `#` begins a comment, `\\#` is the
-character. The same keys are command line options (`--key=value`, `--key value`), which win over the file (an
-empty value takes away what the file says); two words without dashes are LISTEN and RELAY.
+One option a line: `key value`, `key = value` or `key: value`. `#` begins a comment, `\\#` is the character. The
+same keys are command line options (`--key=value`, `--key value`), which take precedence over the file; an empty
+value removes the file's setting. Two words without dashes are LISTEN and RELAY.
 
 DKIMproxy's keys
   listen, relay       ADDRESS:PORT; IPv6 in brackets; `*` listens on every IPv4 address; relay's port defaults to 25
-  domain              domains to sign for, comma separated; the longest one that holds From's domain is used
-  signature           `dkim(...)`, repeatable, every one is added that aligns with From. Inside, separated by
-                      commas: `d` domain, `s` selector, `key` key file, `a` rsa-sha256 or ed25519-sha256 (default:
-                      what the key is), `c` canonicalization (default relaxed/relaxed), `i` identity, `h` further
-                      header names to sign, colon separated; and `x`, which DKIMproxy has not: seconds until the
+  domain              domains to sign for, comma separated; the longest one that contains From's domain is used
+  signature           `dkim(...)`, repeatable; every signature that aligns with From is added. Inside, separated
+                      by commas: `d` domain, `s` selector, `key` key file, `a` rsa-sha256 or ed25519-sha256
+                      (default: the key's own), `c` canonicalization (default relaxed/relaxed), `i` identity, `h`
+                      further header names to sign, colon separated, and `x` (not in DKIMproxy): seconds until the
                       signature expires. Macros in d, s, key, i: `$sender` is From's address, `$senderdomain` its
                       domain, `$key` and `$keydomain` the matched domain, also of an address in a map
   keyfile, selector   for signatures without `key` or `s`
@@ -19,32 +19,34 @@ DKIMproxy's keys
   identity            for signatures without `i`
   sender_map          file of `ADDRESS-OR-DOMAIN dkim(...), dkim(...)` lines; the whole address is looked up,
                       then without +tag, its domain, the parents, `.`
-  listid_map          the same, looked up by the List-Id field first; where that is the whole of a key, the domain
-                      is what follows the list's own label
+  listid_map          the same, looked up first, by the List-Id field; if that is identical with a key, the domain
+                      is the part after the list's own label
   user, group, pidfile, pid_file, daemonize, setsid, background, debugtrace, log_level, log_file,
   syslog_facility, syslog_ident, syslog_logsock
-                      taken, without effect: systemd's unit says who the daemon is, and keeps its log
+                      accepted and ignored: the systemd unit sets the user, and journald keeps the log
   min_servers, max_servers, min_spare_servers, max_spare_servers, spare_servers, max_requests,
   check_for_waiting, check_for_dead, check_for_dequeue, max_dequeue, lock_file, serialize, reject_error
-                      taken, without effect: there is one process for each core, and what cannot be signed never
-                      goes on
+                      accepted and ignored: there is one process for each core, and a message that cannot be
+                      signed is never passed on
   conf_file           command line only
 
 Keys of this signer
-  hostname            the host's name: bounces and mail made on the host carry it in From (default: the system's)
-  senders             file of `LOGIN ADDRESS,ADDRESS,@DOMAIN` lines, OpenSMTPD's table of who may write as whom;
-                      read again when it changes
-  from_policy         `account`: From must be an address of who writes (default where `senders` is given);
+  hostname            the host's name, in From of bounces and mail of this host (default: the system's)
+  senders             file of `LOGIN ADDRESS,ADDRESS,@DOMAIN` lines, OpenSMTPD's table of the addresses that each
+                      login may use; read again when it changes
+  from_policy         `account`: From must be an address of the writer (default if `senders` is given);
                       `domain`: any address in the domains above
-  received_auth       `yes` or `no` (default): whether OpenSMTPD's `received-auth` says who has logged in. Its words
-                      are taken out. Without them, who writes is the envelope sender's account, or this host
-  foreign_from        what becomes of a message whose From lies outside the domains above, or that has Sender in
-                      place of From: `refuse` (default), or `rewrite`: From becomes the envelope sender, where that
-                      itself may be used, and Reply-To keeps the From there was
-  unsigned            header fields to leave out of h=, comma separated, as a relay provider rewrites them; not From
+  received_auth       `yes` or `no` (default): whether the login is read from the Received field, into which
+                      OpenSMTPD writes it with `received-auth`, and removed there. Without a login, the writer is
+                      the account of the envelope sender, or this host
+  foreign_from        how to treat a message whose From is outside the domains above, or that has Sender instead
+                      of From: `refuse` (default), or `rewrite`: From becomes the envelope sender, if the writer
+                      may use that address, and Reply-To keeps the original From
+  unsigned            header fields to leave out of h=, comma separated, because a relay provider rewrites them;
+                      not From
   legacy              `error` (default) or `ignore`: skip DomainKeys signatures, sign rsa-sha256 for rsa-sha1
   workers             number of processes (default: one for each core)
-  spool_dir           where large messages wait on disk (default: $CACHE_DIRECTORY, /var/tmp)
+  spool_dir           directory for large messages (default: $CACHE_DIRECTORY, /var/tmp)
   spool_memory        bytes of a message's body kept in memory before it goes to disk (default 262144)
 """
 
@@ -64,7 +66,7 @@ Endpoint = tuple[str, int]
 
 
 class Template(NamedTuple):
-    """One `dkim(...)` before macros are replaced. `where` is file and line; None: not given."""
+    """One `dkim(...)` before macros are replaced. `where` is file and line; None means not given."""
 
     where: str
     domain: str | None
@@ -79,7 +81,7 @@ class Template(NamedTuple):
 
 @dataclass(frozen=True)
 class Config:
-    """A configuration whose every line is right. The module's text says what the fields mean."""
+    """A valid configuration. The module's docstring describes the fields."""
 
     listen: Endpoint
     relay: Endpoint
@@ -97,7 +99,7 @@ class Config:
     spool_dir: str
     spool_memory: int
     warnings: tuple[str, ...]
-    # Key to the place that it was given at.
+    # Key to the place where it was set.
     places: dict[str, str]
 
     def place(self, key: str) -> str:
@@ -140,13 +142,13 @@ def _domains(text: str) -> tuple[str, ...]:
 
 def _selector(text: str) -> str:
     if "$" not in text and not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,61}[A-Za-z0-9])?", text):
-        raise ValueError("is no selector that DNS could carry")
+        raise ValueError("is not a valid DKIM selector")
     return text.lower() if "$" not in text else text
 
 
 def _method(text: str) -> tuple[bool, bool]:
-    # RFC 6376 §3.5, c=: one name alone stands for the header, the body is then "simple".
-    header, _, body = text.lower().partition("/")
+    # RFC 6376 §3.5, c=: a single name applies to the header; the body is then "simple".
+    header, _slash, body = text.lower().partition("/")
     if header not in ("simple", "relaxed") or body not in ("", "simple", "relaxed"):
         raise ValueError("must be simple, relaxed, or two of them with a slash")
     return header == "relaxed", body == "relaxed"
@@ -167,15 +169,15 @@ _WITHOUT_EFFECT = (
 )  # fmt: skip
 # Command line options without a value.
 _BARE = ("check", "help", "keys", "version", "daemonize", "setsid", "background", "reject_error")
-# Options that DKIMproxy has from its library, which decide who may connect: passing over them would open a door.
+# Options of DKIMproxy's library that restrict the daemon or its clients: ignoring them would be unsafe.
 _INSTEAD = {
     **dict.fromkeys(("host", "port", "proto", "ipv"), "write listen ADDRESS:PORT"),
     **dict.fromkeys(("relay_host", "relay_port"), "write relay ADDRESS:PORT"),
     **dict.fromkeys(
         ("allow", "deny", "cidr_allow", "cidr_deny", "reverse_lookups", "double_reverse_lookups"),
-        "who may connect is for the firewall to say",
+        "restrict clients in the firewall",
     ),
-    "chroot": "the service manager confines the daemon",
+    "chroot": "the sandbox of the systemd unit replaces it",
 }
 _KEYS: dict[str, Callable[[str], Any]] = {
     "listen": _endpoint,
@@ -205,7 +207,7 @@ _TAGS |= {"identity": "i"} | {tag: tag for tag in ("key", "s", "d", "c", "a", "h
 
 
 class _Reader:
-    """Gathers options and mistakes; nothing raises until all was read."""
+    """Collects options and mistakes; nothing is raised until all was read."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -219,7 +221,7 @@ class _Reader:
         if key in _WITHOUT_EFFECT:
             return None
         if key in _INSTEAD:
-            return self.mistakes.append(f"{where}: '{key}' is no option of this signer: {_INSTEAD[key]}")
+            return self.mistakes.append(f"{where}: '{key}' is not supported: {_INSTEAD[key]}")
         if key not in _KEYS:
             return self.mistakes.append(f"{where}: unknown key '{key}'")
         if text is None:
@@ -251,16 +253,16 @@ class _Reader:
         if not match or kind not in ("dkim", "domainkeys"):
             raise ValueError(f"'{entry.text}' is no signature: write dkim(...)")
         if kind == "domainkeys":
-            self._legacy(entry.where, "DomainKeys signatures are made no more", "delete the line, or use dkim(...)")
+            self._legacy(entry.where, "DomainKeys signatures are not supported", "delete the line, or use dkim(...)")
             return None
         tags: dict[str, str] = {}
         for part in filter(None, re.split(r"\s*,\s*", match[2] or "")):
             name, equals, value = part.partition("=")
             tag = _TAGS.get(name.strip())
             if not tag or not equals or not value.strip():
-                raise ValueError(f"'{part}' is none of a= c= d= s= i= key= h= x=")
+                raise ValueError(f"'{part}' must be one of a= c= d= s= i= key= h= x=")
             if tag in tags:
-                raise ValueError(f"{tag}= stands there twice")
+                raise ValueError(f"{tag}= is given twice")
             tags[tag] = value.strip()
         algorithm = tags.get("a", "").lower() or None
         if algorithm == "rsa-sha1":
@@ -270,7 +272,7 @@ class _Reader:
             raise ValueError(f"a={algorithm}: must be rsa-sha256 or ed25519-sha256")
         headers = tuple(name.lower() for name in filter(None, re.split(r"[:\s]+", tags.get("h", ""))))
         if bad := [name for name in headers if name in UNSIGNABLE or not re.fullmatch(r"[!-9;-~]+", name)]:
-            raise ValueError(f"h=: '{bad[0]}' is not to be signed")
+            raise ValueError(f"h=: '{bad[0]}' must not be signed")
         domain, selector = tags.get("d"), tags.get("s")
         if domain and "$" not in domain:
             domain = domain_name(domain)
@@ -304,7 +306,7 @@ class _Reader:
             self.mistakes.append(f"{self.places[key]}: {key} {error}")
             lines = []
         for where, line in lines:
-            name, _, value = line.partition(" ")
+            name, _blank, value = line.partition(" ")
             name = name.lower()
             if line.startswith(";"):
                 continue
@@ -312,7 +314,7 @@ class _Reader:
                 self.mistakes.append(f"{where}: not a `NAME dkim(...)` line")
                 continue
             if name in entries:
-                self.warnings.append(f"{where}: '{name}' was there before; this line counts")
+                self.warnings.append(f"{where}: '{name}' is given twice; this line is used")
             # Commas inside parentheses belong to one signature.
             parts = re.findall(r"\s*(\w+\s*(?:\([^)]*\))?|[^,]+?)\s*(?:,|$)", value)
             entries[name] = self.templates(_Entry(where, part) for part in parts)
@@ -321,7 +323,7 @@ class _Reader:
         return entries
 
     def _aligned(self, name: str, templates: tuple[Template, ...]) -> None:
-        """A signature that aligns with no From that its line is for would never be made (RFC 7489 §3.1)."""
+        """Report signatures that align with no From of their line: they would never be used (RFC 7489 §3.1)."""
         author = name.rpartition("@")[2]
         for template in templates:
             domain = template.domain
@@ -344,7 +346,7 @@ class _Reader:
         if self.values.get("legacy") == "ignore":
             self.warnings.append(f"{where}: {what}; ignored as `legacy ignore` says")
         else:
-            self.mistakes.append(f"{where}: {what}: {instead}; `legacy ignore` passes over such lines")
+            self.mistakes.append(f"{where}: {what}: {instead}; `legacy ignore` skips such lines")
 
 
 def _under(name: str, domain: str) -> bool:
@@ -354,7 +356,7 @@ def _under(name: str, domain: str) -> bool:
 def _lines(path: str) -> Iterable[tuple[str, str]]:
     """`(file:line, text)` of every line that is neither empty nor a comment. Raises ConfigError."""
     try:
-        # Old files have comments in old encodings; paths come through as they are.
+        # Old files may have comments in old encodings; paths keep their bytes.
         with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             content = file.read()
     except OSError as error:

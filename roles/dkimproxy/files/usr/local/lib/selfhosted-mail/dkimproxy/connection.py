@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Both sides of the proxy: lines, blocks and replies over TCP, every wait bounded (RFC 5321 §4.5.3.2)."""
+"""Both sides of the proxy: lines, blocks and replies over TCP, every wait with a timeout (RFC 5321 §4.5.3.2)."""
 
 import asyncio
 import contextlib
@@ -11,8 +11,8 @@ from typing import NamedTuple
 from .errors import Deferred
 
 BLOCK = 1 << 16
-# What the kernel keeps for each direction of a connection, in bytes. By itself it would let a fast client fill some
-# megabytes, and fifty of those would be more than the whole daemon may have.
+# Kernel buffer for each direction of a connection, in bytes. By default a fast client can fill some megabytes, and
+# fifty such clients would exceed the daemon's memory limit.
 KERNEL_BUFFER = 1 << 17
 COMMAND_LIMIT = 4096
 REPLY_LIMIT = 1 << 16
@@ -21,7 +21,7 @@ _REPLY_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([^\r\n]*))?\r?\n")
 
 
 class Timeouts(NamedTuple):
-    """Seconds. The defaults are RFC 5321 §4.5.3.2's least values, and its §4.5.3.2.7 for the client."""
+    """Seconds. RFC 5321 §4.5.3.2 has the minimums, §4.5.3.2.7 for `client`; none for `client_block` and `connect`."""
 
     client: float = 300
     client_block: float = 180
@@ -34,7 +34,7 @@ class Timeouts(NamedTuple):
 
 
 class ClientGone(Exception):
-    """The client closed the connection or has said nothing for too long (`idle`)."""
+    """The client closed the connection or sent nothing for too long (`idle`)."""
 
     def __init__(self, idle: bool = False) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class ClientGone(Exception):
 
 
 class NextHopLost(Deferred):
-    """The next hop cannot be talked to any more; the session ends with 421."""
+    """The connection to the next hop is unusable; the session ends with 421."""
 
     def __init__(self, text: str, status: str = "4.4.2") -> None:
         super().__init__("next-hop", f"The next mail server {text}", status, 421)
@@ -65,7 +65,7 @@ class Reply(NamedTuple):
 
 
 def bound_buffers(sock: socket.socket) -> None:
-    """Before it listens or connects: later the window that was agreed on stays."""
+    """Limit the kernel's buffers. Call before listen or connect: the negotiated window cannot be changed later."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
 
@@ -82,13 +82,13 @@ class Wire:
 
     @classmethod
     async def connect(cls, host: str, port: int) -> "Wire":
-        """Raises OSError with the last address's error."""
+        """Connect to the first address that accepts. Raises OSError with the last address's error."""
         loop = asyncio.get_running_loop()
         numeric = re.fullmatch(r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", host)
         resolve = socket.getaddrinfo if numeric else loop.getaddrinfo
         found = resolve(host, port, type=socket.SOCK_STREAM)
         failure = OSError(0, "no address")
-        for family, kind, protocol, _, address in found if isinstance(found, list) else await found:
+        for family, kind, protocol, _name, address in found if isinstance(found, list) else await found:
             sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
             bound_buffers(sock)
             try:
@@ -110,7 +110,7 @@ class Wire:
         return bool(data)
 
     def acknowledge(self) -> None:
-        """What has been read, now: a sender with Nagle's algorithm (RFC 1122, section 4.2.3.4) waits for it."""
+        """Send the ACK now: a sender with Nagle's algorithm (RFC 1122, section 4.2.3.4) waits for it."""
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     async def send(self, data: bytes, seconds: float) -> None:
@@ -119,7 +119,7 @@ class Wire:
             await self._loop.sock_sendall(self._socket, data)
 
     async def linger(self) -> None:
-        """Let the other side read the last reply: closing with unread input would make it vanish."""
+        """Let the other side read the last reply: closing with unread input would discard it."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
             async with asyncio.timeout(1):
@@ -150,12 +150,12 @@ class Client:
         return line
 
     async def block(self) -> bytes:
-        """Whatever has come of a message. Raises ClientGone."""
+        """The next part of a message, as received. Raises ClientGone."""
         if not self._wire.buffer:
-            # Other sessions get their turn, however fast this client is.
+            # Let other sessions run, however fast this client is.
             await asyncio.sleep(0)
             await self._fill(self._timeouts.client_block)
-            # OpenSMTPD sends the final dot apart, once it knows that all before it has come: 40 ms otherwise.
+            # OpenSMTPD sends the final dot only after an ACK of the rest, which takes 40 ms otherwise.
             self._wire.acknowledge()
         block, self._wire.buffer = self._wire.buffer, b""
         return block
@@ -173,7 +173,7 @@ class Client:
             raise ClientGone from None
 
     async def say_farewell(self, reply: bytes) -> None:
-        """A last reply, if it still can be given."""
+        """Send a last reply if the client still accepts it."""
         with contextlib.suppress(ClientGone):
             await self.send(reply)
             await self._wire.linger()
@@ -193,7 +193,7 @@ class Client:
 
 
 class NextHop:
-    """The side that takes mail. After NextHopLost nothing but NextHopLost comes from it."""
+    """The side that receives mail. After a NextHopLost every further call raises it."""
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
@@ -226,7 +226,7 @@ class NextHop:
                 await asyncio.sleep(0)
                 await self._send(block, self._timeouts.block)
         except NextHopLost as lost:
-            # Who stops reading in the middle of a message has often said why.
+            # A server that stops reading in the middle of a message has often sent the reason.
             self._lost = None
             try:
                 reply = await self._reply(1)
@@ -239,14 +239,14 @@ class NextHop:
         return await self._reply(self._timeouts.end_of_data)
 
     def close(self) -> None:
-        """Close at once: what was begun there is not to be taken."""
+        """Close immediately, so that the next hop drops an unfinished message."""
         self._lose("was left")
         if self._wire:
             self._wire.close()
 
     def confused(self) -> NextHopLost:
-        """The next hop answered something that no one could make sense of."""
-        return self._lose("gave an unreadable answer", "4.5.0")
+        """The next hop sent an invalid reply."""
+        return self._lose("sent an invalid reply", "4.5.0")
 
     def _lose(self, text: str, status: str = "4.4.2") -> NextHopLost:
         self._lost = self._lost or NextHopLost(text, status)
@@ -261,7 +261,7 @@ class NextHop:
         try:
             await self._connection().send(data, seconds)
         except TimeoutError:
-            raise self._lose("does not read on") from None
+            raise self._lose("stopped reading") from None
         except OSError:
             raise self._lose("closed the connection") from None
 

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Failures that have an SMTP reply, and configurations that cannot be used."""
+"""Failures with an SMTP reply, and invalid configurations."""
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; the text holds one line per mistake, with file and line."""
+    """The configuration is invalid; the text has one line per mistake, with file and line."""
 
 
 class Rejected(Exception):
-    """A message that does not go on.
+    """A message that is not passed on.
 
-    `code` is the SMTP reply code (RFC 5321 §4.2), `status` the enhanced code (RFC 3463), `text` what a mail
-    user reads, `reason` one word for the log.
+    `code` is the SMTP reply code (RFC 5321 §4.2), `status` the enhanced code (RFC 3463), `text` is for the mail
+    user, `reason` is one word for the log.
     """
 
     def __init__(self, code: int, status: str, reason: str, text: str) -> None:
@@ -31,7 +31,7 @@ class Refused(Rejected):
 
 
 class Deferred(Rejected):
-    """A failure on our side (4xx): the sender's queue keeps the message and tries again."""
+    """A temporary failure on our side (4xx): the sender's queue keeps the message and retries."""
 
     def __init__(self, reason: str, text: str, status: str = "4.3.0", code: int = 451) -> None:
         super().__init__(code, status, reason, text)

@@ -11,14 +11,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa, utils
 
 MINIMUM_BITS = 1024
-# Looking whether p and q are primes takes 30 ms a key; a signature that verifies shows as well that the parts belong
-# together. Debian 12's python3-cryptography always looks.
+# Checking that p and q are prime takes 30 ms a key; one signature that verifies proves as well that the parts match.
+# Debian 12's python3-cryptography always checks.
 _SKIP = "unsafe_skip_rsa_key_validation"
 _OPTIONS = {_SKIP: True} if _SKIP in inspect.signature(serialization.load_pem_private_key).parameters else {}
 
 
 class KeyUnusable(ValueError):
-    """The file holds no key that can sign; the message names the file and never the content."""
+    """The file has no key that can sign; the message names the file, never its content."""
 
 
 class SigningKey:
@@ -39,12 +39,12 @@ def _verify(key: rsa.RSAPrivateKey, signature: bytes, digest: bytes) -> None:
     try:
         key.public_key().verify(signature, digest, padding.PKCS1v15(), utils.Prehashed(hashes.SHA256()))
     except InvalidSignature:
-        raise ValueError("the parts of this RSA key do not belong together") from None
+        raise ValueError("this RSA key is inconsistent") from None
 
 
 @functools.cache
 def _parse(pem: bytes) -> SigningKey:
-    # Loading takes far longer than signing: a reload must not do it again.
+    # Loading takes far longer than signing, so a reload must not repeat it.
     key = serialization.load_pem_private_key(pem, None, **_OPTIONS)
     if isinstance(key, rsa.RSAPrivateKey):
         if key.key_size < MINIMUM_BITS:
@@ -56,7 +56,7 @@ def _parse(pem: bytes) -> SigningKey:
 
 
 def load_key(path: str) -> SigningKey:
-    """Read a key file. Raises KeyUnusable when it cannot be read, used, or when its mode is looser than 0640."""
+    """Read a key file. Raises KeyUnusable if it cannot be read or used, or if its mode is looser than 0640."""
     try:
         with open(path, "rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -69,5 +69,5 @@ def load_key(path: str) -> SigningKey:
     except (ValueError, TypeError) as error:
         if isinstance(error, KeyUnusable):
             raise
-        why = str(error) if "RSA" in str(error) else "no private key in PEM without a password"
+        why = str(error) if "RSA" in str(error) else "must be an unencrypted private key in PEM format"
         raise KeyUnusable(f"key file {path}: {why}") from None

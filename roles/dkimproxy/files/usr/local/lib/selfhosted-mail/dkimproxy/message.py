@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a client sends after DATA: found end, checked text, hashed body, kept in memory or on disk."""
+"""The message after DATA: find its end, check its text, hash its body, keep it in memory or on disk."""
 
 import io
 import re
@@ -13,16 +13,17 @@ from .signature import BodyHash
 
 HEADER_LIMIT = 1 << 20
 BLOCK = 1 << 16
+LINE = 998  # octets, without its end (RFC 5322 section 2.1.1)
 
 _END = b"\r\n.\r\n"
 _FIELD_NAME = re.compile(rb"[!-9;-~]+")
 _FIELD_START = re.compile(rb"\r\n(?![ \t])")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_NOT_A_MESSAGE = "This is no mail message as RFC 5322 wants it"
+_NOT_A_MESSAGE = "The message violates RFC 5322"
 
 
 class DataReader:
-    """Finds the end of DATA and takes the dots away (RFC 5321 §4.5.2). Only CRLF.CRLF is the end."""
+    """Finds the end of DATA, only CRLF.CRLF, and removes dot-stuffing (RFC 5321 §4.5.2)."""
 
     def __init__(self) -> None:
         self._buffer = bytearray(b"\r\n")
@@ -30,7 +31,7 @@ class DataReader:
         self.done = False
 
     def feed(self, block: bytes) -> bytes:
-        """The text that is certain after `block`; a piece never ends between CR and LF."""
+        """The text that is complete after `block`; a piece never ends between CR and LF."""
         self._buffer += block
         end = self._buffer.find(_END)
         if end >= 0:
@@ -50,8 +51,8 @@ class DataReader:
 class Message:
     """One message, fed in pieces of text without dot-stuffing.
 
-    Nothing raises while pieces come in: the client must be read to the end before it can be answered. The
-    first mistake is kept and raised by `finish`.
+    `feed` never raises: the client must be read to the end before it can be answered. `finish` raises the first
+    mistake.
     """
 
     def __init__(self, spool_dir: str, spool_memory: int, size_limit: int | None, canonical: Iterable[bool]) -> None:
@@ -76,9 +77,9 @@ class Message:
             return
         try:
             self._lines += piece.count(b"\n")
-            # OpenSMTPD counts a line's end as one octet. Whether what lies between is too large, the next hop says.
+            # OpenSMTPD counts a line end as one octet. Sizes between both counts are left to the next hop.
             if self._size_limit and self.size - self._lines > self._size_limit:
-                raise Refused("too-large", "The message is larger than this server takes", "5.3.4", 552)
+                raise Refused("too-large", "The message is larger than this server accepts", "5.3.4", 552)
             piece = self._line_ends(piece)
             if self._in_header:
                 piece = self._read_header(piece)
@@ -87,10 +88,10 @@ class Message:
         except Rejected as error:
             self._fail(error)
         except OSError as error:
-            self._fail(Deferred("spool", f"No room to keep the message: {error.strerror}", "4.3.1", 452))
+            self._fail(Deferred("spool", f"No space to store the message: {error.strerror}", "4.3.1", 452))
 
     def finish(self) -> None:
-        """All pieces were fed. Raises the first mistake (Rejected)."""
+        """Call after the last piece. Raises the first mistake (Rejected)."""
         if not self._mistake and self._in_header:
             try:
                 self._split_header(bytes(self._header))
@@ -102,12 +103,12 @@ class Message:
     def values(self, name: str) -> list[bytes]:
         """Raw values of all fields of that (lower case) name."""
         wanted = name.encode()
-        return [value for key, _, value in (field.partition(b":") for field in self.fields) if key.lower() == wanted]
+        return [value for key, _sep, value in (field.partition(b":") for field in self.fields) if key.lower() == wanted]
 
     def take_login(self, hostname: str) -> str | None:
-        """The login that OpenSMTPD's `received-auth` has put into its Received field, the first one, and out of there.
+        """Remove and return, in lower case, the login that OpenSMTPD's `received-auth` put into the first Received.
 
-        None where nobody has logged in.
+        None if nobody has logged in.
         """
         trace = rb"(Received:\s+(?:from [^\r\n]*\r\n\t)?by %b \(OpenSMTPD\) with ESMTPSA id [0-9a-f]{8} \([^()]*\))"
         match = re.match(trace % re.escape(hostname.encode()) + rb" auth=yes user=([^\s;]+)", b"".join(self.fields[:1]))
@@ -119,7 +120,7 @@ class Message:
     def complete(self, hostname: str) -> None:
         """Add Date and Message-ID where they are missing (RFC 6409 §8.2, §8.3).
 
-        OpenSMTPD adds them to what comes in over loopback, that is behind the signature.
+        Otherwise OpenSMTPD adds them to mail from loopback, which is after signing.
         """
         missing = []
         if not self.values("date"):
@@ -128,8 +129,12 @@ class Message:
             missing.append(f"Message-ID: <{secrets.token_hex(12)}@{hostname}>\r\n".encode())
         self.fields[:0] = missing
 
+    def fold(self) -> None:
+        """Fold header lines that an MTA would break, if they have white space (RFC 5322 §2.1.1, §2.2.3)."""
+        self.fields = [b"\r\n".join(_folded(field.split(b"\r\n"))) for field in self.fields]
+
     def replace_author(self, address: str) -> None:
-        """Make `address` the author: From is replaced or added; Reply-To keeps what it said, where there is none."""
+        """Set From to `address`. The old From becomes Reply-To if the message has none."""
         self.author_replaced = True
         field = f"From: {address}\r\n".encode()
         at = next((n for n, f in enumerate(self.fields) if f.partition(b":")[0].lower() == b"from"), None)
@@ -174,16 +179,16 @@ class Message:
         self.close()
 
     def _line_ends(self, piece: bytes) -> bytes:
-        """CRLF alone ends lines (RFC 5321 §2.3.8). LF alone and NUL are refused: an MTA sends neither.
+        """Only CRLF ends a line (RFC 5321 §2.3.8). A bare LF and NUL are refused: an MTA sends neither.
 
-        CR alone does come through OpenSMTPD, and others change it on the way, which would break the signature:
-        before CRLF it is dropped, elsewhere it becomes a space.
+        OpenSMTPD passes a bare CR on, and other MTAs change it in transit, which would break the signature. So it is
+        dropped before CRLF and becomes a space elsewhere.
         """
         pairs = piece.count(b"\r\n")
         if pairs != piece.count(b"\n"):
             raise Refused("bare-lf", f"{_NOT_A_MESSAGE}: a line does not end in CRLF", "5.6.0", 554)
         if b"\0" in piece:
-            raise Refused("nul", f"{_NOT_A_MESSAGE}: it holds NUL bytes", "5.6.0", 554)
+            raise Refused("nul", f"{_NOT_A_MESSAGE}: it contains NUL bytes", "5.6.0", 554)
         if self._kept or pairs != piece.count(b"\r"):
             piece = re.sub(rb"\r+", b"\r", self._kept + piece)
             self._kept = b"\r" if piece.endswith(b"\r") else b""
@@ -191,7 +196,7 @@ class Message:
         return piece
 
     def _read_header(self, piece: bytes) -> bytes:
-        """Gather the header section; returns what already belongs to the body."""
+        """Collect the header section; returns the part of the piece that belongs to the body."""
         start = max(0, len(self._header) - 3)
         self._header += piece
         at = -2 if self._header.startswith(b"\r\n") else self._header.find(b"\r\n\r\n", start)
@@ -206,14 +211,14 @@ class Message:
         return body
 
     def _split_header(self, header: bytes) -> None:
-        """Cut the header section into fields (RFC 5322 §2.2)."""
+        """Split the header section into fields (RFC 5322 §2.2)."""
         self._in_header = False
         self._header.clear()
         if _CONTROL.search(header):
-            raise Refused("header-control", f"{_NOT_A_MESSAGE}: its header holds control characters", "5.6.0", 554)
+            raise Refused("header-control", f"{_NOT_A_MESSAGE}: its header contains control characters", "5.6.0", 554)
         for line in _FIELD_START.split(header):
             if line:
-                name, colon, _ = line.partition(b":")
+                name, colon, _value = line.partition(b":")
                 if not colon or not _FIELD_NAME.fullmatch(name):
                     raise Refused("header-syntax", f"{_NOT_A_MESSAGE}: its header is malformed", "5.6.0", 554)
                 self.fields.append(line + b"\r\n")
@@ -232,3 +237,15 @@ class Message:
         view = memoryview(piece)
         while view:
             view = view[self._file.write(view) :]
+
+
+def _folded(lines: Iterable[bytes]) -> Iterator[bytes]:
+    for line in lines:
+        while len(line) > LINE:
+            at = max(line.rfind(blank, 0, LINE + 1) for blank in (b" ", b"\t"))
+            # A header line must not consist of white space only.
+            if at < 0 or not line[:at].strip() or not line[at:].strip():
+                break
+            yield line[:at]
+            line = line[at:]
+        yield line

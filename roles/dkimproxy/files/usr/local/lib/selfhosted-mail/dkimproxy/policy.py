@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is signed for whom: the judge's word on From, and the signature that belongs to its domain."""
+"""Checks From against the writer's rights, and signs with the keys of its domain."""
 
 import contextlib
 import re
@@ -18,9 +18,9 @@ from .systemd import log
 
 @dataclass
 class Setup:
-    """What a configuration means for a message; a reload puts a new one in its place for the next message.
+    """A configuration with its keys and rights. After a reload the next message gets a new one.
 
-    Without `rights`, every author in our domains is right.
+    Without `rights`, every author in the domains is allowed.
     """
 
     config: Config
@@ -39,7 +39,7 @@ class Setup:
         return cls(config, signers, rights)
 
     def warnings(self) -> list[str]:
-        """What works, but perhaps not as it was meant."""
+        """Settings that are valid but may not be intended."""
         found = list(self.config.warnings)
         with contextlib.suppress(ValueError):
             host = self.config.hostname
@@ -48,7 +48,7 @@ class Setup:
         return found
 
     def sign(self, message: Message, sender: Address | None) -> tuple[list[Signer], list[bytes]]:
-        """Judge who writes and sign. Returns the signers and their fields; raises Rejected."""
+        """Check the authors and sign. Returns the signers and their DKIM-Signature fields; raises Rejected."""
         login = message.take_login(self.config.hostname) if self.config.received_auth else None
         try:
             authors = self._authors(message, sender, self._writer(login, sender))
@@ -59,11 +59,12 @@ class Setup:
             log("err", str(error))
             raise Deferred("key", "The signing key cannot be used at the moment") from None
         message.complete(self.config.hostname)
+        message.fold()
         fields = [signer.sign(message.fields, message.body_hash(signer.relaxed[1])) for signer in signers]
         return signers, fields
 
     def _writer(self, login: str | None, sender: Address | None) -> Writer | None:
-        """None where any author is right. Raises Refusal."""
+        """The writer, None if every author is allowed. Raises Refusal."""
         if self.rights is None:
             return None
         if login is None:
@@ -74,7 +75,7 @@ class Setup:
         return writer
 
     def _authors(self, message: Message, sender: Address | None, writer: Writer | None) -> list[Address]:
-        """Who From says has written, or `sender` in their place where the configuration wants it so."""
+        """The authors in From, or `sender` where `foreign_from rewrite` makes it replace them. Raises Refusal."""
         values = message.values("from")
         if self.config.foreign_from == "rewrite" and sender and (writer is None or writer.may_use(sender)):
             try:

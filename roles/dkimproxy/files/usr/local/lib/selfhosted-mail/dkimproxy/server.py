@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The master process: listens, forks workers, replaces them, passes a reload on, talks to systemd.
+"""The master process: listens, forks workers, replaces them, forwards reloads, notifies systemd.
 
 Workers are forks of one process, not units of their own, because they share its memory.
 """
@@ -22,13 +22,13 @@ from .systemd import log, notify, watchdog_seconds
 from .worker import GRACE, Worker
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
-# A worker that has not been heard of for this long, in seconds, is hung and is replaced.
+# A worker without a heartbeat for this many seconds is hung and is replaced.
 HUNG = 60
 _RELOAD_WAIT = 15
 
 
 class Child:
-    """What the master knows of a worker."""
+    """The master's state of one worker."""
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
@@ -52,13 +52,13 @@ class Master:
         self._reload_until: float | None = None
 
     def run(self) -> None:
-        """Raises ConfigError when it cannot start."""
+        """Run until SIGTERM. Raises ConfigError if it cannot start."""
         self._listener = listen(self._config)
         self._load(self._config)
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         gc.collect()
         gc.freeze()
-        for _ in range(self._config.workers):
+        for _worker in range(self._config.workers):
             self._fork()
         log("info", f"listening on {self._config.listen[0]}:{self._config.listen[1]}, {self._config.workers} workers")
         notify("READY=1")
@@ -118,7 +118,7 @@ class Master:
             child.channel.close()
             how = f"signal {-status}" if status < 0 else f"status {status}"
             log("err", f"worker {pid} ended with {how}, replacing it")
-            # A worker that dies at once must not make the machine busy with forks.
+            # Workers that die immediately must not cause a fork loop.
             if time.monotonic() - child.heard < 0.1:
                 time.sleep(0.1)
             self._fork()
@@ -129,7 +129,7 @@ class Master:
             config = self._load_config()
             self._load(config)
         except ConfigError as error:
-            log("err", f"{error}\nnot reloaded, the configuration read before stays in force")
+            log("err", f"{error}\nnot reloaded, the previous configuration stays in force")
             notify("READY=1")
             return
         for key in ("listen", "workers"):
@@ -157,7 +157,7 @@ class Master:
         until = time.monotonic() + GRACE + 5
         while self._children and time.monotonic() < until:
             signal.sigtimedwait({signal.SIGCHLD}, 0.2)
-            for pid, _ in _ended():
+            for pid, _status in _ended():
                 del self._children[pid]
         self._kill(signal.SIGKILL)
         log("info", "stopped")
@@ -171,7 +171,7 @@ def listen(config: Config) -> socket.socket:
     """The listening socket. Raises ConfigError."""
     host, port = config.listen
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, _type, _protocol, _name, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound_buffers(listener)

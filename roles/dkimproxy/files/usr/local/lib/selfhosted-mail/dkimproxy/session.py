@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One SMTP connection: every command goes to the next hop and its reply comes back (RFC 5321).
+"""One SMTP connection: every command is passed to the next hop and its reply is passed back (RFC 5321).
 
-DATA is the exception: the client's message is read to its end, checked and signed before the next hop hears of
-it, so what is refused here never began there, and the client's 250 is the next hop's own.
+DATA is the exception: the client's message is read to its end, checked and signed before the next hop gets DATA. So a
+message refused here never starts there, and the client's 250 is the next hop's own.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from .policy import Setup
 from .signature import Signer
 from .systemd import log
 
-# What works through the proxy. CHUNKING, BURL, STARTTLS, AUTH and the rest would go past the signature.
+# Extensions that work through the proxy. CHUNKING, BURL, STARTTLS, AUTH and the rest would bypass the signature.
 EXTENSIONS = frozenset((b"8BITMIME", b"SIZE", b"DSN", b"SMTPUTF8", b"ENHANCEDSTATUSCODES", b"PIPELINING"))
 _FORWARDED = frozenset((b"RSET", b"NOOP", b"VRFY", b"EXPN", b"HELP"))
 _MAIL_PARAMETER = re.compile(rb"(?i:SIZE=[0-9]+|BODY=(?:7BIT|8BITMIME)|RET=[^ ]+|ENVID=[^ ]+|SMTPUTF8)")
 _RCPT_PARAMETER = re.compile(rb"(?i:NOTIFY=[^ ]+|ORCPT=[^ ]+)")
 _PATH = re.compile(rb"(?i:MAIL FROM|RCPT TO): ?<([^<>]*|\"(?:[^\"\\]|\\.)*\"@[^<>]*)>((?: +[^ ]+)*) *")
 _QUEUE_ID = re.compile(rb"(?:queued as |\bid=)([A-Za-z0-9.-]+)|(?:^|\s)([0-9a-f]{8}|[0-9A-F]{8,16})(?:\s|$)")
-# Room for the fields that are added: the next hop's SIZE limit (RFC 1870) counts them too.
+# Octets for added fields, which the next hop's SIZE limit (RFC 1870) counts too.
 _GROWTH = 8192
 
 
@@ -53,7 +53,7 @@ class Session:
             await self._converse()
         except ClientGone as gone:
             if gone.idle:
-                await self._client.say_farewell(b"421 4.4.2 You have said nothing for too long\r\n")
+                await self._client.say_farewell(b"421 4.4.2 Timeout: no command received\r\n")
         except NextHopLost as lost:
             log("warning", f"session ended: {lost.text}")
             await self._client.say_farewell(lost.reply() + b"\r\n")
@@ -67,7 +67,7 @@ class Session:
             self._client.close()
 
     def drain(self) -> None:
-        """Shut down: end now where no message is under way, else after it."""
+        """Shut down: end now if no message is in progress, otherwise after it."""
         self._draining = True
         if self.waiting and not self._has_sender and self._task:
             self._task.cancel()
@@ -91,9 +91,9 @@ class Session:
         await self._client.send(b"421 4.3.2 The signing proxy is shutting down, try again\r\n")
 
     async def _command(self, line: bytes) -> bytes:
-        """Carry out one command line; returns the reply as it goes to the client."""
+        """Execute one command line; returns the reply for the client."""
         if not line.endswith(b"\r\n") or b"\r" in line[:-2] or b"\0" in line:
-            return b"500 5.5.2 Command lines end in CRLF and hold neither CR nor NUL\r\n"
+            return b"500 5.5.2 Command lines must end in CRLF and contain no other CR and no NUL\r\n"
         verb = line[:-2].partition(b" ")[0].upper()
         if verb in (b"EHLO", b"HELO"):
             return await self._hello(line, verb)
@@ -111,7 +111,7 @@ class Session:
             if verb == b"RSET" and reply.code == 250:
                 self._reset()
             return reply.wire()
-        return b"502 5.5.1 This command does not pass the signing proxy\r\n"
+        return b"502 5.5.1 The signing proxy does not support this command\r\n"
 
     def _reset(self) -> None:
         self._sender, self._has_sender, self._recipients = None, False, 0
@@ -124,7 +124,7 @@ class Session:
         self._size_limit = None
         texts = [reply.texts[0]]
         for text in reply.texts[1:] if verb == b"EHLO" else ():
-            keyword, _, value = text.partition(b" ")
+            keyword, _blank, value = text.partition(b" ")
             if keyword.upper() not in EXTENSIONS:
                 continue
             if keyword.upper() == b"SIZE" and value.isdigit() and int(value) > 2 * _GROWTH:
@@ -140,7 +140,7 @@ class Session:
         allowed = _MAIL_PARAMETER if verb == b"MAIL" else _RCPT_PARAMETER
         for parameter in match[2].split():
             if not allowed.fullmatch(parameter):
-                return b"555 5.5.4 This parameter does not pass the signing proxy\r\n"
+                return b"555 5.5.4 The signing proxy does not support this parameter\r\n"
         sender = None
         if verb == b"MAIL" and match[1]:
             try:
@@ -162,7 +162,7 @@ class Session:
             return b"503 5.5.1 MAIL comes before DATA\r\n"
         if not self._recipients:
             return b"554 5.5.1 No valid recipients\r\n"
-        await self._client.send(b"354 End the message with a line that holds a dot alone\r\n")
+        await self._client.send(b"354 End the message with a line that contains only a dot\r\n")
         setup = self._get_setup()
         config = setup.config
         message = Message(config.spool_dir, config.spool_memory, self._size_limit, setup.signers.body_forms)
@@ -214,7 +214,7 @@ class Session:
         return reply
 
     async def _forget(self) -> None:
-        """End the transaction at the next hop; where that fails, the next command says so."""
+        """End the transaction at the next hop. If that fails, the next command raises NextHopLost."""
         try:
             if (await self._next_hop.command(b"RSET\r\n")).code != 250:
                 self._next_hop.close()
@@ -223,7 +223,7 @@ class Session:
 
 
 def _describe(error: BaseException) -> str:
-    """Type and place of an exception, without its text, which may hold parts of a message."""
+    """Type and place of an exception, without its text, which may contain parts of a message."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{type(error).__name__} at {frames[-1].name}:{frames[-1].lineno}" if frames else type(error).__name__
 

@@ -11,20 +11,20 @@ from dataclasses import dataclass
 
 from .keys import SigningKey
 
-# RFC 6376 §5.4.1. Signed once more than present, so that a field added on the way breaks the signature. Not Message-ID:
-# it is not in that list, and relay providers replace it.
+# Fields of RFC 6376 §5.4.1, and MIME fields. Signed once more than present, so that a field added in transit breaks the
+# signature. Not Message-ID: §5.4.1 does not list it, and relay providers replace it.
 OVERSIGNED = (
     "from", "to", "cc", "subject", "date", "reply-to", "in-reply-to", "references",
     "mime-version", "content-type", "content-transfer-encoding", "content-disposition", "content-id",
     "content-description",
 )  # fmt: skip
-# Signed where present only: mailing lists and resenders add these to what passes them.
+# Signed only if present: mailing lists and resenders add these in transit.
 SIGNED = (
     "sender", "resent-date", "resent-from", "resent-sender", "resent-to",
     "resent-cc", "resent-message-id", "list-id", "list-help", "list-unsubscribe", "list-unsubscribe-post",
     "list-subscribe", "list-post", "list-owner", "list-archive", "auto-submitted", "feedback-id",
 )  # fmt: skip
-# Never signed: these change or go on the way (RFC 6376 §5.4.1, §3.5 on h=).
+# Never signed: changed or removed in transit (RFC 6376 §5.4.1, §3.5 on h=).
 UNSIGNABLE = frozenset(("return-path", "received", "bcc", "resent-bcc", "comments", "keywords", "dkim-signature"))
 
 _WSP = re.compile(rb"[ \t]+")
@@ -33,7 +33,7 @@ _EMPTY_LINES = b"\r\n" * 4096
 
 def relaxed_header(field: bytes) -> bytes:
     """RFC 6376 §3.4.2. `field` is one raw header field with or without its last CRLF; the result has none."""
-    name, _, value = field.partition(b":")
+    name, _colon, value = field.partition(b":")
     value = _WSP.sub(b" ", value.replace(b"\r\n", b"")).strip(b" ")
     return name.rstrip(b" \t").lower() + b":" + value
 
@@ -46,8 +46,8 @@ def simple_header(field: bytes) -> bytes:
 class BodyHash:
     """SHA-256 of a body under `relaxed` (§3.4.4) or `simple` (§3.4.3) canonicalization.
 
-    `update` takes pieces of any size, split anywhere, of a body whose line ends are CRLF and whose last line
-    is ended. Only empty lines and white space that may turn out to be trailing are kept back, as counts.
+    `update` takes pieces of any size, split anywhere. Every line, also the last one, must end in CRLF. Only the
+    number of empty lines, and a blank or CR that may be trailing, are held back.
     """
 
     def __init__(self, relaxed: bool) -> None:
@@ -80,7 +80,7 @@ class BodyHash:
         self._empty_lines += (len(data) - len(text)) // 2
 
     def digest(self) -> bytes:
-        """The hash; the body is complete."""
+        """The digest (32 bytes) of the complete body."""
         result = self._hash.copy()
         if self._any or not self._relaxed:
             result.update(b"\r\n")
@@ -89,10 +89,10 @@ class BodyHash:
 
 @dataclass(frozen=True)
 class Signer:
-    """All that one signature needs: tags of RFC 6376 §3.5 and the key.
+    """The tags (RFC 6376 §3.5) and the key of one signature.
 
-    `relaxed` holds the canonicalization of header and body, `headers` further names to sign, `lifetime` the
-    seconds until `x=` or None, `key_file` where the key came from, `unsigned` the names left out of `h=`.
+    `relaxed`: canonicalization of header and body. `headers`: additional names to sign. `lifetime`: seconds until
+    `x=`, or None. `key_file`: path of the key. `unsigned`: names left out of `h=`.
     """
 
     domain: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which signatures a message gets: From's domain decides, the longest match wins (RFC 6376, RFC 7489 §3.1)."""
+"""Selects the signatures of a message by From's domain; the longest match wins (RFC 6376, RFC 7489 §3.1)."""
 
 import re
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ def parents(domain: str) -> Iterable[str]:
 
 
 def _make(template: Template, author: Address, matched: str, unsigned: frozenset[str]) -> Signer:
-    """Replace the macros and load the key. Raises ValueError (KeyUnusable, AddressError) when unfit."""
+    """Replace the macros and load the key. Raises ValueError (KeyUnusable, AddressError) if that fails."""
     macros = {
         "$": "$",
         "sender": str(author),
@@ -42,9 +42,9 @@ def _make(template: Template, author: Address, matched: str, unsigned: frozenset
         raise ValueError("no selector: give s= or 'selector'")
     if not path:
         raise ValueError("no key file: give key= or 'keyfile'")
-    # These messages are logged: they quote the configuration, not the address that came with a message.
+    # These errors are logged, so they quote the configuration and not an address from the message.
     if path.count("/") != (template.key or "").count("/"):
-        raise ValueError("an address with a slash chooses no key file")
+        raise ValueError("the name of a key file must not come from an address with a slash")
     domain = domain_name(expand(template.domain) or macros["keydomain"])
     identity = expand(template.identity)
     if identity:
@@ -63,13 +63,13 @@ def _make(template: Template, author: Address, matched: str, unsigned: frozenset
 
 
 class Signers:
-    """Chooses signatures for a From address. Made whole or not at all: every key is loaded at once."""
+    """Selects signatures for a From address. The constructor loads every key; raises ConfigError with all mistakes."""
 
     def __init__(self, config: Config) -> None:
         self._config, self._domains = config, frozenset(config.domains)
         self._made: dict[tuple[Template, str, str], Signer] = {}
         maps = [*config.sender_map.values(), *config.listid_map.values()]
-        # The body canonicalizations that a message may need; its hashes are made while it comes in.
+        # The body canonicalizations that a message may need: bodies are hashed while they are received.
         self.body_forms = {template.relaxed[1] for templates in (config.signatures, *maps) for template in templates}
         mistakes = []
         for domain in config.domains:
@@ -77,14 +77,14 @@ class Signers:
             try:
                 found = self._choose(config.signatures, author, domain)
                 if not found and not self._mapped(author):
-                    mistakes.append(f"{config.place('domain')} {domain}: no signature is for it or for a parent of it")
+                    mistakes.append(f"{config.place('domain')} {domain}: no signature covers it or a parent domain")
             except ValueError as error:
                 mistakes.append(str(error))
         for name, templates in {**config.sender_map, **config.listid_map}.items():
             for template in templates:
                 domain = template.domain if template.domain and "$" not in template.domain else name.rpartition("@")[2]
                 if domain == "." and template.domain:
-                    # Whoever writes: the host itself is as good an example as any.
+                    # It matches every author; the host serves as the example.
                     domain = config.hostname
                 try:
                     self._signer(template, Address("postmaster", domain_name(domain)), name)
@@ -96,7 +96,7 @@ class Signers:
             raise ConfigError("\n".join(dict.fromkeys(mistakes)))
 
     def choose(self, author: Address, list_id: str | None = None) -> list[Signer]:
-        """The signatures for mail from `author`, one at least. Raises Refused when none aligns."""
+        """One or more signatures for mail from `author`. Raises Refused if none aligns, ValueError for a bad key."""
         found: list[Signer] = []
         if list_id:
             found = self._from_map(self._config.listid_map, author, [*parents(list_id), "."], list_id)
@@ -111,7 +111,7 @@ class Signers:
         return found
 
     def published(self) -> list[tuple[str, str, str]]:
-        """Domain, selector and key file of every signature that is made, those that depend on the author aside."""
+        """Domain, selector and key file of every signature, except those that depend on the author."""
         return sorted({(signer.domain, signer.selector, signer.key_file) for signer in self._made.values()})
 
     def covers(self, author: Address) -> bool:
@@ -131,12 +131,12 @@ class Signers:
         name = next((name for name in names if name in table), None)
         if name is None:
             return []
-        # A list's own name is no domain: what follows its first label is.
+        # The first label of a List-Id is the list's name; the rest is its domain.
         matched = name.partition(".")[2] if name == list_id and "." in name else name
         return self._choose(table[name], author, matched)
 
     def _choose(self, templates: Iterable[Template], author: Address, matched: str) -> list[Signer]:
-        """The aligned ones, of these those with the longest d=."""
+        """The aligned signatures with the longest d=."""
         aligned = []
         above = set(parents(author.domain))
         for template in templates:

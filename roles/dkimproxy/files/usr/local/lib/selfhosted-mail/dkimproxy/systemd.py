@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What systemd gets from the daemon: log lines on standard error (sd-daemon(3)) and its state (sd_notify(3))."""
+"""Log lines on standard error (sd-daemon(3)) and state notifications (sd_notify(3)) for systemd."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ _PRIORITIES = {"err": 3, "warning": 4, "notice": 5, "info": 6}
 
 
 def log(priority: str, text: str) -> None:
-    """Write one line for each line of `text`, with the priority where journald reads it."""
+    """Write each line of `text` to standard error, with its priority if journald reads it."""
     prefix = f"<{_PRIORITIES[priority]}>" if "JOURNAL_STREAM" in os.environ else f"dkimproxy.out[{os.getpid()}]: "
     for line in text.splitlines():
         with contextlib.suppress(OSError):
@@ -17,7 +17,7 @@ def log(priority: str, text: str) -> None:
 
 
 def notify(state: str) -> None:
-    """Send `READY=1` and the like; without NOTIFY_SOCKET nothing happens."""
+    """Send a state such as `READY=1`; does nothing without NOTIFY_SOCKET."""
     if path := os.environ.get("NOTIFY_SOCKET"):
         address = "\0" + path[1:] if path.startswith("@") else path
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -25,6 +25,6 @@ def notify(state: str) -> None:
 
 
 def watchdog_seconds() -> float | None:
-    """How often systemd wants to hear WATCHDOG=1: a third of WatchdogSec, None without one."""
+    """Seconds between two WATCHDOG=1: a third of WatchdogSec, None without one."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     return int(microseconds) / 3e6 if microseconds.isdigit() else None

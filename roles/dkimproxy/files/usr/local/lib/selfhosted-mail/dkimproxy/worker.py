@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A worker process: accepts from the shared socket and serves sessions."""
+"""A worker process: accepts connections from the shared socket and serves sessions."""
 
 import asyncio
 import contextlib
@@ -14,13 +14,13 @@ from .policy import Setup
 from .session import Session
 from .systemd import log
 
-# How long sessions with a message under way may go on after SIGTERM, in seconds.
+# Seconds that sessions with a message in progress may continue after SIGTERM.
 GRACE = 15
 HEARTBEAT = 2
 
 
 class Worker:
-    """`parent` is a datagram socket to the master: `beat` every HEARTBEAT seconds, `reloaded` after a reload."""
+    """`parent` is a SOCK_SEQPACKET socket to the master: `beat` every HEARTBEAT seconds, `reloaded` after a reload."""
 
     def __init__(
         self, listener: socket.socket, parent: socket.socket, setup: Setup, load_config: Callable[[], Config]
@@ -36,7 +36,7 @@ class Worker:
         self._loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         self._loop.add_signal_handler(signal.SIGINT, self._stop.set)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
-        # The master blocks its signals; what came before the handlers were there comes now.
+        # The master blocks its signals; those that came before the handlers were set arrive now.
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self._loop.add_reader(self._parent, self._stop.set)  # readable means the master is gone
         self._loop.add_reader(self._listener, self._accept)
@@ -46,7 +46,7 @@ class Worker:
         self._loop.remove_reader(self._parent)
         await self._drain()
         heartbeat.cancel()
-        # systemd and the master both send SIGTERM. One that comes while the loop is being closed is a traceback.
+        # systemd and the master both send SIGTERM. One that comes while the loop closes would cause a traceback.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
     def current_setup(self) -> Setup:
@@ -60,7 +60,7 @@ class Worker:
     def _accept(self) -> None:
         # One at a time: a busy worker leaves the next connection to the others.
         try:
-            connection, _ = self._listener.accept()
+            connection, _peer = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
@@ -81,7 +81,7 @@ class Worker:
         for session in self._sessions.values():
             session.drain()
         if self._sessions:
-            _, late = await asyncio.wait(self._sessions, timeout=GRACE)
+            _ended, late = await asyncio.wait(self._sessions, timeout=GRACE)
             for task in late:
                 task.cancel()
             if late:
@@ -91,7 +91,7 @@ class Worker:
         try:
             self._setup = Setup.load(self._load_config())
         except ConfigError as error:
-            log("err", f"{error}\nthe configuration read before stays in force")
+            log("err", f"{error}\nthe previous configuration stays in force")
         self._tell(b"reloaded")
 
     def _tell(self, word: bytes) -> None:

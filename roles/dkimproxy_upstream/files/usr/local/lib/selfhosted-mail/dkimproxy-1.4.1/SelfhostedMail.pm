@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-# Loaded before DKIMproxy's program, whose class then has two of Net::Server's hooks: at a start systemd is told when the
-# port is open; with `check` the program ends as soon as it has read its configuration, which has to hold.
+# Loaded before DKIMproxy's program. Adds a Net::Server hook to its class: `start` notifies systemd when the port is
+# open; `check` checks the configuration when it has been read, and exits.
 package SelfhostedMail;
 
 use strict;
@@ -31,27 +31,27 @@ sub end_after_check {
     exit(@found ? 1 : 0);
 }
 
-# What is wrong with the configuration, one sentence each.
+# Problems of the configuration, one sentence each.
 sub problems {
     my ($server) = @_;
     my %option;
     $server->options(\%option);
-    return 'reject-error is off: what cannot be signed would be let out unsigned' if !${ $option{reject_error} };
-    my $file = ${ $option{sender_map} } or return 'there is no sender_map, which says what is signed with which key';
+    return 'reject_error is off: mail that cannot be signed would be sent unsigned' if !${ $option{reject_error} };
+    my $file = ${ $option{sender_map} } or return 'sender_map is missing: it assigns a key to each domain';
     my @found;
     for my $domain (sort grep { $_ ne q{.} } keys %{ LookupMap->load($file)->{map} }) {
         my $signed = eval { probe("check\@$domain") };
         push @found, "$file: $domain: $@" if $@;
         push @found, "$file: $domain: signed as $signed" if !$@ && $signed ne $domain;
     }
-    # RFC 2606 section 2: nobody has a domain there.
-    eval { probe('check@foreign.invalid') } and push @found, "$file: what comes from foreign domains is not refused";
+    # RFC 2606 section 2: nobody has a domain below .invalid.
+    eval { probe('check@foreign.invalid') } and push @found, "$file: mail from other domains is not refused";
     chomp @found;
     return @found;
 }
 
-# The domain that a message from the address is signed with, 'none' where it is let out unsigned. Dies where DKIMproxy
-# would answer 450.
+# The domain that signs a message from the address, 'none' if it would be passed on unsigned. Dies if DKIMproxy would
+# answer 450.
 sub probe {
     my ($address) = @_;
     my $signer = Mail::DKIM::Signer->new(Policy => \&main::signer_policy);

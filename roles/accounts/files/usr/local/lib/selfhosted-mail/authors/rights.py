@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who may write as whom: the table of rights, the kinds of writers, and the judge of a message's From."""
+"""Who may write as whom: the `senders` table, the kinds of writers, and the check of a message's From."""
 
 import os
 import re
@@ -12,18 +12,18 @@ from .address import Address, AddressError, domain_name, parse_address, parse_ma
 from .display import addresses_in, shown
 
 ROOT = 0
-SYSTEM_USERS = 1000  # uids below are the system's (SYS_UID_MAX in login.defs(5))
+SYSTEM_USERS = 1000  # lower uids belong to the system (SYS_UID_MAX in login.defs(5))
 CHECK_EVERY = 0.2  # seconds
-SYSTEM_NAMES = ("abuse", "mailer-daemon", "postmaster", "root")  # RFC 2142 §3, §5 and what a Unix host writes as
+SYSTEM_NAMES = ("abuse", "mailer-daemon", "postmaster", "root")  # RFC 2142 §4, §5 and names that a Unix host writes as
 
 
 class RightsError(ValueError):
-    """The table cannot be used; the text holds one line per mistake."""
+    """The table is invalid; the text has one line per mistake."""
 
 
 class Refusal(Exception):
-    """A message that its writer may not send. `code` and `status` are SMTP's (RFC 5321 §4.2, RFC 3463), `reason` is
-    one word for the log, the exception's text is for the writer."""
+    """A refused command or message. `code` is the SMTP reply code (RFC 5321 §4.2), `status` the enhanced code
+    (RFC 3463), `reason` one word for the log; the exception's text is for the writer."""
 
     def __init__(self, reason: str, text: str, status: str = "5.7.1", code: int = 550) -> None:
         super().__init__(text)
@@ -33,7 +33,7 @@ class Refusal(Exception):
 class Rights:
     """The `senders` table: lines of `LOGIN ADDRESS,ADDRESS,@DOMAIN`.
 
-    Raises RightsError when the file cannot be read or a line is wrong.
+    Raises RightsError when the file cannot be read or a line is invalid.
     """
 
     def __init__(self, path: str) -> None:
@@ -49,7 +49,7 @@ class Rights:
         except (OSError, UnicodeDecodeError) as error:
             raise RightsError(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
         for number, line in enumerate(lines, 1):
-            login, _, rest = line.strip().replace("\t", " ").partition(" ")
+            login, _blank, rest = line.strip().replace("\t", " ").partition(" ")
             if not login or login.startswith("#"):
                 continue
             for text in filter(None, rest.replace(",", " ").split()):
@@ -65,9 +65,9 @@ class Rights:
         self.domains = frozenset(key if isinstance(key, str) else key.domain for key in self._by_address)
 
     def current(self, log: Callable[[str, str], None]) -> "Rights":
-        """These rights, or new ones when the file has changed. One that cannot be used is logged and changes nothing.
+        """These rights, or new ones if the file has changed. An invalid file is logged, and these rights stay.
 
-        `log` takes a level of syslog(3) and a text.
+        `log` takes a syslog(3) level and a text.
         """
         if time.monotonic() - self._checked < CHECK_EVERY:
             return self
@@ -79,13 +79,13 @@ class Rights:
             self._bad = version
             renewed = Rights(self.path)
         except (RightsError, OSError) as error:
-            log("err", f"{error}\nthe rights read before stay in force")
+            log("err", f"{error}\nthe previous rights stay in force")
             return self
         log("info", f"read {self.path} again")
         return renewed
 
     def owners(self, address: Address) -> tuple[str, ...]:
-        """The logins of the closest entry: who has the address itself comes before who has its domain."""
+        """The logins of the most specific entry; only the account of that address if it is among them."""
         for key in _keys(address):
             if key in self._by_address:
                 owners = self._by_address[key]
@@ -97,33 +97,33 @@ class Rights:
 
 
 def _keys(address: Address) -> tuple[Address | str, ...]:
-    """How an address may stand in the table, closest first: itself, without its tag, its domain."""
+    """Keys of the table for an address, most specific first: itself, without its tag, its domain."""
     return address, address.untagged(), address.domain
 
 
 def _file_version(status: os.stat_result) -> tuple[int, int, int]:
-    """Changes whenever a file is written anew."""
+    """Inode, size and modification time (ns), which change when the file is rewritten."""
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)
 class Writer:
-    """Who hands a message in; `name` is what a refusal calls him."""
+    """Who submits a message; `name` is used in refusals."""
 
     name: str
     may_use: Callable[[Address], bool]
 
 
 def login_writer(rights: Rights, login: str) -> Writer:
-    """Who has logged in: the addresses that the table gives the login."""
+    """A login, which may use the addresses that the table gives it."""
     return Writer(login, lambda address: rights.may_use(login.lower(), address))
 
 
 def sender_writer(rights: Rights, sender: Address | None, hostname: str) -> Writer:
-    """Who is known by the envelope sender alone: an account whose answer this is, or the host.
+    """A writer known only by the envelope sender: an account whose automatic answer this is, or the host.
 
-    Bounces, refusals and warnings have the null sender (None) and are the host's own (RFC 5321 §4.5.5). Where several
-    logins share the sender, only what all of them may use is safe, and the sender itself.
+    Bounces, refusals and warnings have the null sender (None) and are the host's own (RFC 5321 §4.5.5). If several
+    logins share the sender, the writer may use the sender and the addresses that all of them may use.
     """
     if sender is None or sender.domain == hostname:
         return Writer(str(sender or "This server"), lambda address: address.domain == hostname)
@@ -136,8 +136,8 @@ def sender_writer(rights: Rights, sender: Address | None, hostname: str) -> Writ
 
 
 def host_writer(user: str, uid: int, hostname: str) -> Writer:
-    """A user of the host: NAME@HOSTNAME with or without a +tag; a system user also one of the host's system names;
-    root every name at the host."""
+    """A local user, who may use NAME@HOSTNAME with or without a +tag; system users also SYSTEM_NAMES at the host; root
+    every name at the host."""
     names = {user.lower(), *(SYSTEM_NAMES if uid < SYSTEM_USERS else ())}
 
     def may_use(address: Address) -> bool:
@@ -149,10 +149,10 @@ def host_writer(user: str, uid: int, hostname: str) -> Writer:
 def judge(
     authors: Sequence[bytes], senders: Sequence[bytes], writer: Writer | None, domains: Container[str]
 ) -> list[Address]:
-    """The authors of a message, which its writer may be. Raises Refusal.
+    """Check From and Sender of a message; returns its authors. Raises Refusal.
 
-    `authors` and `senders` are the values of its From and Sender fields. Without a `writer` any author is right here.
-    `domains` are ours: no display name, comment or Sender may show an address of theirs that is not the writer's.
+    `authors` and `senders` are the values of its From and Sender fields. Without a `writer` every author is allowed.
+    A display name, comment or Sender must not show an address in `domains` that the writer may not use.
     """
     if len(authors) != 1:
         what = "no From line" if not authors else "several From lines"
@@ -178,7 +178,7 @@ def judge(
     for field, text in beside:
         text = text.replace("\t", " ")
         if re.search(r"[\x00-\x1f\x7f-\x9f]", shown(text)):
-            raise Refusal("from-display", f"The name in the {field} line holds control characters.", "5.6.0")
+            raise Refusal("from-display", f"The name in the {field} line contains control characters.", "5.6.0")
         for local, domain in addresses_in(text):
             if local and domain in domains and not _is_own(f"{local}@{domain}", writer):
                 raise Refusal(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Names beside an address: as a reader's program shows them, and as a header field has to write them."""
+"""Display names: decoded as a mail program shows them, and encoded for a header field."""
 
 import itertools
 import re
@@ -26,35 +26,36 @@ def _word(match: re.Match[str]) -> str:
     try:
         return octets.decode(charset, "replace")
     except (LookupError, UnicodeError):
-        # Where an ASCII address would be seen in most other charsets too.
+        # Unknown charset: an ASCII address looks the same in most charsets.
         return octets.decode("latin-1")
 
 
 def decoded(text: str) -> str:
-    """`text` with its encoded words (RFC 2047) decoded, wherever they stand."""
+    """`text` with its encoded words (RFC 2047) decoded, at any position."""
     return _ENCODED_WORD.sub(_word, _BETWEEN.sub(r"\1", text))
 
 
-def shown(text: str) -> str:
-    """`text` as a reader's program may show it: decoded, without quotes and backslashes, wide forms as the plain ones
-    that they look like, without what is invisible."""
-    plain = unicodedata.normalize("NFKC", re.sub(r'["\\]', "", decoded(text))).replace("\u3002", ".")
-    return "".join(c for c in plain if unicodedata.category(c) not in ("Cf", "Cs"))
+def shown(text: str, instead: str = "") -> str:
+    """`text` as a mail program may show it: decoded, normalized (NFKC), with `instead` for each quote, backslash and
+    invisible character."""
+    plain = unicodedata.normalize("NFKC", decoded(text)).replace("\u3002", ".")
+    return "".join(instead if c in '"\\' or unicodedata.category(c) in ("Cf", "Cs") else c for c in plain)
 
 
 def addresses_in(text: str) -> Iterator[tuple[str, str]]:
-    """What stands before and behind each @ in a text, as it is written or as it is shown, with or without a space
-    beside words that are encoded. The second is a domain in lower case."""
+    """Local part and lower-case domain around each @ in a text: as written, as shown, and as shown with spaces around
+    encoded words, or for quotes and invisible characters. Either may be empty."""
     apart = _ENCODED_WORD.sub(lambda match: f" {_word(match)} ", text)
-    for word in _DELIMITER.split(f"{text} {shown(text)} {shown(apart)}"):
+    readings = [shown(one, instead) for one in (text, apart) for instead in ("", " ")]
+    for word in _DELIMITER.split(" ".join([text, *readings])):
         for before, after in itertools.pairwise(word.split("@")):
             yield before, _DOMAIN.match(after)[0].lower()  # type: ignore[index]
 
 
 def written(name: str, address: str) -> bytes:
-    """A mailbox (RFC 5322 §3.4) with this display name: quoted, or in encoded words where it is not plain ASCII.
+    """A mailbox (RFC 5322 §3.4) with this display name: quoted, or as encoded words if it is not plain ASCII.
 
-    A quote or backslash is encoded too: OpenSMTPD 7.4 takes a comma behind one for the end of the mailbox.
+    Names with a quote or backslash are encoded too: OpenSMTPD 7.4 ends the mailbox at a comma after one.
     """
     name = " ".join(name.split())
     if not name:
