@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The parts of filter-message: `protocol` hears and answers for each `session`, whose `content` passes line by line.
+"""The modules of filter-message: `protocol` reads and answers events of each `session`, `content` checks its messages.
 
-`writers` knows who may write as whom. `header`, `memory`, `peers`, `recipients`, `replies` and `turns` know no session.
+`writers` checks who may write as whom. `header`, `memory`, `peers`, `recipients`, `replies` and `turns` use no session.
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""smtpd-filters(7): what OpenSMTPD tells and asks, and the answers.
+"""The protocol of smtpd-filters(7): OpenSMTPD's reports and requests, and the answers.
 
-A filter that ends takes OpenSMTPD along, so nothing here can fail on what a client says.
+If a filter ends, OpenSMTPD ends too. So nothing here may fail on a client's input.
 """
 
 import os
@@ -14,8 +14,7 @@ from collections.abc import Sequence
 
 from authors.rights import Refusal
 
-from .content import Content, too_large
-from .header import LINE
+from .content import LONGEST, Content, too_large
 from .memory import KEPT_BESIDE
 from .peers import network
 from .recipients import Limits, Recipients
@@ -46,7 +45,7 @@ class Filter:
         self._writing = threading.Lock()
 
     def run(self) -> None:
-        """Until OpenSMTPD has ended."""
+        """Read and answer until OpenSMTPD has ended."""
         sessions, size, rest, answer = self.sessions, self.size, b"", self.answers.append
         kept = time.monotonic()
         while True:
@@ -56,20 +55,23 @@ class Filter:
                     return
                 *lines, rest = (rest + block).split(b"\n")
                 for line in lines:
-                    # kind, version, time, subsystem, event, session, a filter's token, what may hold separators
+                    # kind, version, time, subsystem, event, session, token, the rest (may contain separators)
                     words = line.split(b"|", 7)
                     if len(words) == 8 and words[4] == b"data-line":
                         text = words[7]
                         session = sessions.get(words[5], NOBODY)
                         session.received += len(text) + 1
                         session.memory += len(text) + KEPT_BESIDE
-                        # Most of what comes.
+                        # Fast path for most lines.
                         if (
                             session.passing
-                            and len(text) <= LINE
+                            and text != b"."
+                            and len(text) <= LONGEST
                             and session.received <= size
                             and session.memory <= session.allowed
                         ):
+                            session.lines += 1
+                            session.last = text
                             answer(b"filter-dataline|%b|%b|%b\n" % (words[5], words[6], text))
                             continue
                     self.told(words)
@@ -89,7 +91,7 @@ class Filter:
         self.answers += [b"filter-result|%b|%b|proceed\n" % turn for turn in self.turns.given(self.sessions)]
 
     def told(self, words: list[bytes]) -> None:
-        """One line of smtpd-filters(7), cut at the first seven separators."""
+        """Handle one line of smtpd-filters(7), split at the first seven separators."""
         if words == [b"config", b"ready"]:
             events = [f"{kind}|smtp-in|{event}" for kind, names in EVENTS.items() for event in names.split()]
             self.answers += [f"register|{word}\n".encode() for word in (*events, "ready")]
@@ -111,13 +113,13 @@ class Filter:
         try:
             if event == b"connect":
                 if session.port in (LOCAL, REDIRECT):
-                    # A directory service that knows the user may take its time.
+                    # In a thread, as a lookup of the user in a directory service may be slow.
                     threading.Thread(target=self.greet, args=(name, token, session), daemon=True).start()
                     return
                 if session.port != INBOUND and session.port not in SUBMISSION:
                     raise unjudged()
             elif event == b"auth":
-                # What is behind it has a password in it.
+                # The rest of this line has a password in it.
                 self.turns.wait(session.network, name, token)
                 return
             elif event == b"mail-from":
@@ -132,13 +134,13 @@ class Filter:
         self.answers.append(b"filter-result|%b|%b|%b\n" % (name, token, verdict))
 
     def report(self, event: bytes, name: bytes, words: Sequence[bytes]) -> None:
-        """`words`: what the event is about."""
+        """Handle a report; `words` are the event's arguments."""
         if event == b"link-connect":
             source, destination = words[-1].decode().split("|")[-2:]
             port = destination.rpartition(":")[2].encode()
             self.sessions[name] = Session(port, source, network(source), destination)
             return
-        # Events may still come in when their session has ended.
+        # Events may arrive after their session has ended.
         session = self.sessions.get(name)
         if session is None:
             return
@@ -146,9 +148,9 @@ class Filter:
             if words[0] == b"pass":
                 session.login = words[1].decode("ascii", "replace").lower()
             elif words[0] == b"fail":
-                # OpenSMTPD's own line has no address, and who bans needs one. Standard error would make it an error.
+                # OpenSMTPD's own line lacks the address, which fail2ban needs. Standard error is logged as an error.
                 syslog.syslog(syslog.LOG_INFO, f"failed login from {session.source.rpartition(':')[0].strip('[]')}")
-            # mail-status says wrong ones all the time.
+            # mail-status regularly tries wrong passwords from loopback.
             wrong = words[0] == b"fail" and not session.source.startswith("127.")
             self.turns.checked(session.network, name, PAUSE if wrong else 0.0)
         elif event == b"protocol-client":
@@ -178,19 +180,19 @@ class Filter:
         self.write(b"filter-result|%b|%b|%b\n" % (name, token, verdict))
 
     def mail(self, session: Session, address: bytes) -> None:
-        """MAIL FROM. Raises Refusal."""
+        """Check MAIL FROM. Raises Refusal."""
         announced = ANNOUNCED.match(session.command)
-        # OpenSMTPD counts a line's end as one octet and an announcement as two, so that a user's message which just
-        # fits would be refused by what is announced.
+        # OpenSMTPD counts a line end as one octet, SIZE= counts it as two. So a user's message that just fits would be
+        # refused by its announced size.
         if announced and session.port == INBOUND and int(announced[1]) > self.size:
             raise too_large(self.size)
         if session.accepted >= self.messages:
-            raise Refusal("messages", f"At most {self.messages} messages are taken in a session", "4.5.3", 452)
+            raise Refusal("messages", f"At most {self.messages} messages are accepted in a session", "4.5.3", 452)
         if session.port != INBOUND:
             self.writers.check_sender(session, address)
 
     def recipient(self, session: Session) -> None:
-        """RCPT TO, which counts until OpenSMTPD has refused it. Raises Refusal."""
+        """Count RCPT TO, until OpenSMTPD reports that it has refused the recipient. Raises Refusal."""
         session.counted = 0
         most = self.limits.of(session.login) if session.login else 0
         if most:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How many recipients a login may have in an hour, and how many it has had."""
+"""Limits and counts of recipients per login and hour."""
 
 import json
 import os
@@ -13,7 +13,7 @@ STATE = 1 << 24  # octets
 
 
 class Limits:
-    """Lines of `LOGIN NUMBER`, and of `* NUMBER` for all others; read again when they have changed."""
+    """A file of `LOGIN NUMBER` lines, with `* NUMBER` for all others; re-read when it changes."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -21,7 +21,7 @@ class Limits:
         self._limits: dict[str, int] = {}
 
     def of(self, login: str) -> int:
-        """Recipients in an hour; 0 is no limit. What cannot be read changes nothing. Raises Refusal before it could."""
+        """Recipients per hour; 0 is no limit. Raises Refusal if the file could never be read; later old limits stay."""
         try:
             status = os.stat(self.path)
             version = status.st_ino, status.st_size, status.st_mtime_ns
@@ -38,15 +38,15 @@ class Limits:
 
 
 def recent(minute: int, now: int) -> bool:
-    """Nor does the future count for ever, into which a clock that was wrong has written."""
+    """Whether it is at most an hour away, also in the future, as a wrong clock may have counted there."""
     return abs(now - minute) <= HOUR
 
 
 class Recipients:
-    """How many each login has had, minute by minute; what is older than an hour is forgotten.
+    """Recipients of each login per minute, for the last hour.
 
-    `path` keeps it over restarts, but for the last seconds where the process was killed. Where it cannot be read or
-    written, mail goes on without.
+    `path` keeps the counts over restarts; a killed process loses the last seconds. If it cannot be read or written,
+    mail is still accepted.
     """
 
     def __init__(self, path: str) -> None:
@@ -68,7 +68,7 @@ class Recipients:
             log("err", f"{path}: {type(error).__name__}; the recipients of the last hour are not known")
 
     def add(self, login: str, most: int) -> int:
-        """Count one more and return its minute, or 0 when there are as many as there may be."""
+        """Count one more and return its minute, or 0 if the login has had `most`."""
         now = int(time.time()) // 60
         counts = self.minutes.setdefault(login, {})
         for minute in [minute for minute in counts if not recent(minute, now)]:
@@ -78,7 +78,8 @@ class Recipients:
             return now
         if not recent(self.alarms.get(login, 0), now):
             self.alarms[login] = now
-            text = f"{login} has had {most} recipients within an hour; further ones are put off until it has had less"
+            text = f"{login} has had {most} recipients within an hour; "
+            text += "further ones get a temporary failure (450) until the count falls below the limit"
             log("err", f"selfhosted-mail alarm recipients/{login}: {text}")
         return 0
 
@@ -88,7 +89,7 @@ class Recipients:
             counts[minute] -= 1
 
     def keep(self) -> None:
-        """Write what has changed."""
+        """Write the counts if they have changed."""
         now = int(time.time()) // 60
         self.minutes = {login: counts for login, counts in self.minutes.items() if any(recent(m, now) for m in counts)}
         self.alarms = {login: minute for login, minute in self.alarms.items() if recent(minute, now)}

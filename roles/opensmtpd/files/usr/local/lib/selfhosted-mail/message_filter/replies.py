@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the client is told, and what the journal."""
+"""Replies to the client, and log lines."""
 
 import sys
 import traceback
@@ -8,7 +8,7 @@ from authors.rights import Refusal
 
 
 def log(level: str, text: str) -> None:
-    """OpenSMTPD writes each line to the journal, as an error."""
+    """OpenSMTPD logs each line as an error, so `info` is dropped."""
     if level != "info":
         print(text, file=sys.stderr, flush=True)
 
@@ -20,18 +20,18 @@ def reply(refusal: Refusal) -> bytes:
 
 
 def unjudged() -> Refusal:
-    return Refusal("failed", "The mail server cannot judge this at the moment, try again later", "4.3.0", 451)
+    return Refusal("failed", "The server cannot check this message at the moment, try again later", "4.3.0", 451)
 
 
 def malformed(what: str) -> Refusal:
-    return Refusal("malformed", f"This is no mail message as RFC 5322 wants it: {what}", "5.6.0", 554)
+    return Refusal("malformed", f"The message violates RFC 5322: {what}", "5.6.0", 554)
 
 
 def refused(error: Exception) -> bytes:
-    """The reply to what a handler raised."""
+    """The SMTP reply to an exception; all but Refusal are logged."""
     if isinstance(error, Refusal):
         return reply(error)
-    # Without its text, which may hold parts of a message.
+    # Without its text, which may contain parts of a message.
     place = traceback.extract_tb(error.__traceback__)[-1]
     log("err", f"{type(error).__name__} at {place.name}:{place.lineno}")
     return reply(unjudged())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the filter has been told, on its command line and of a session."""
+"""The filter's settings and the state of a session."""
 
 from dataclasses import dataclass, field
 
@@ -11,12 +11,12 @@ INBOUND, LOCAL, REDIRECT = b"25", b"10025", b"10026"
 
 @dataclass(frozen=True)
 class Settings:
-    """The words of the command line: `bytes` of a message and `memory` for all that are on their way in, in octets;
-    `messages` of a session; `senders` and `limits`: tables of logins with their addresses, and with their recipients
-    in an hour; `recipients`: the file that keeps how many there were.
+    """The command line's options. `bytes` of a message and `memory` for all messages being received, in octets;
+    `messages` per session; `senders` and `limits`: tables of logins with their addresses, and with their recipients per
+    hour; `recipients`: the file that keeps the counts.
 
-    `from_policy`: whose From is judged here, that of each `account`; or with `domain` the host's users' alone, since
-    the signing proxy judges what a login hands in.
+    `from_policy`: with `account` every From is checked here, with `domain` only that of local users, as the signing
+    proxy checks that of logins.
     """
 
     hostname: str
@@ -31,9 +31,9 @@ class Settings:
 
 @dataclass(slots=True)
 class Session:
-    """`received`: octets of the message under way, `memory`: that it takes in the next filter, of which `allowed` may
-    be taken without asking. `accepted`: messages so far. `counted`: the minute under which the recipient just named
-    counts, 0 when it does not."""
+    """`received`: octets of the current message. `memory`: octets that it takes in the next filter, of which `allowed`
+    are reserved. `lines`: of its body so far, and the `last` of them. `accepted`: messages so far. `counted`: the
+    minute in which the last recipient was counted, 0 if it was not."""
 
     port: bytes = b""
     source: str = ""
@@ -49,14 +49,16 @@ class Session:
     received: int = 0
     memory: int = 0
     allowed: int = 0
-    # Of the message under way: its header without dot-stuffing, as long as it is held; whether lines go on as they are.
+    lines: int = 0
+    last: bytes = b""
+    # Of the current message: its held header without dot-stuffing; whether lines are passed on unchanged.
     header: bytearray = field(default_factory=bytearray)
     passing: bool = False
     refusal: bytes = b""
 
     def begin(self) -> None:
-        """The next message."""
-        self.received, self.memory, self.allowed = 0, 0, 0
+        """Reset the state for the next message."""
+        self.received, self.memory, self.allowed, self.lines, self.last = 0, 0, 0, 0, b""
         self.header, self.passing, self.refusal = bytearray(), False, b""
 
     @property

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whose password is checked next.
+"""Schedules password checks.
 
-OpenSMTPD's lookup process checks one at a time and does nothing else meanwhile, so logins wait here for their turns:
-each network has one password in check, and after a wrong one none for PAUSE seconds.
+OpenSMTPD's lookup process checks one password at a time and does nothing else meanwhile. So logins wait here: each
+network has one check at a time, and none for PAUSE seconds after a wrong password.
 """
 
 import time
@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Container
 from dataclasses import dataclass, field
 
-PAUSE, ANSWER = 1.0, 5.0  # seconds: after a wrong password, and until one that may be said is
+PAUSE, ANSWER = 1.0, 5.0  # seconds: after a wrong password, and for a client to send its password
 
 
 @dataclass(slots=True)
 class Turn:
-    """Of a network: who waits, by session and token, whose password is being checked, and until when."""
+    """Of one network: waiting (session, token) pairs, the session being checked, and the end of its turn or pause."""
 
     waiting: deque[tuple[bytes, bytes]] = field(default_factory=deque)
     session: bytes = b""
@@ -30,18 +30,18 @@ class Turns:
         self.of_networks.setdefault(network, Turn()).waiting.append((session, token))
 
     def checked(self, network: str, session: bytes, pause: float = 0.0) -> None:
-        """The session's password has been checked, or it has said something else."""
+        """End a session's turn: its password was checked, or it sent another command. `pause`: seconds."""
         turn = self.of_networks.get(network)
         if turn and turn.session == session:
             turn.session, turn.until = b"", time.monotonic() + pause
 
     def seconds(self, most: float) -> float:
-        """Until the next turn, `most` where it is later."""
+        """Seconds until the next turn, at most `most`."""
         now = time.monotonic()
         return max(0.0, min([most, *(turn.until - now for turn in self.of_networks.values())]))
 
     def given(self, sessions: Container[bytes]) -> list[tuple[bytes, bytes]]:
-        """Those whose turn it is by now, by session and token; of the others that wait none is among `sessions`."""
+        """(session, token) of logins whose turn begins now. Waiting logins that are not in `sessions` are dropped."""
         now, found = time.monotonic(), []
         for network, turn in list(self.of_networks.items()):
             while turn.waiting and now >= turn.until:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who writes, by the listener's port, and what he may call himself.
+"""Who writes, by the listener's port, and which addresses the writer may use.
 
-On 465 and 587 it is the login; on 127.0.0.1:10025 the user of the host whose socket the kernel has on the other side;
-on 127.0.0.1:10026 nobody but who keeps the mailboxes, with what Sieve redirects.
+On 465 and 587 the writer is the login; on 127.0.0.1:10025 the local user that the kernel names for the client's socket.
+On 127.0.0.1:10026 only vmail and root are accepted, with mail that Sieve redirects.
 """
 
 import pwd
@@ -30,28 +30,28 @@ class Writers:
         self._rights: Rights | None = None
 
     def introduce(self, session: Session) -> None:
-        """Whose the connection on this host is. Raises Refusal."""
+        """Find the local user of the connection. Raises Refusal."""
         uid = peer_uid(session.source, session.destination)
         if uid is None:
-            raise Refusal("peer", "This host does not know whose connection this is, try again", "4.7.0", 421)
+            raise Refusal("peer", "Cannot determine the local user of this connection, try again", "4.7.0", 421)
         session.uid = uid
         try:
             user = pwd.getpwuid(uid).pw_name
         except KeyError:
-            text = f"User {uid} of this host has no name to send mail under"
+            text = f"User id {uid} has no user name on this host, so it cannot send mail"
             raise Refusal("nameless", text) from None
         if session.port == REDIRECT and user not in (MAILBOX_USER, "root"):
-            raise Refusal("redirect", f"{user} may not hand in what Sieve redirects")
+            raise Refusal("redirect", f"{user} may not submit mail on this port; use sendmail")
         session.user = user
 
     def check_sender(self, session: Session, address: bytes) -> None:
-        """MAIL FROM, which OpenSMTPD has found this address in. Raises Refusal."""
+        """Check MAIL FROM; `address` is what OpenSMTPD read from it. Raises Refusal."""
         found = MAIL.fullmatch(session.command)
         if not found or found[1] != address:
-            raise Refusal("sender-syntax", "Write MAIL FROM:<address> with nothing but known parameters", "5.5.4", 501)
+            raise Refusal("sender-syntax", "Write MAIL FROM:<address>, with supported parameters only", "5.5.4", 501)
         for parameter in found[2].split():
             if not PARAMETER.fullmatch(parameter):
-                raise Refusal("parameter", "This parameter of MAIL FROM is not known", "5.5.4", 555)
+                raise Refusal("parameter", "This parameter of MAIL FROM is not supported", "5.5.4", 555)
         try:
             session.sender = parse_address(address.decode("utf-8", "surrogateescape")) if address else None
         except AddressError as error:
@@ -61,7 +61,7 @@ class Writers:
             raise Refusal("sender-not-allowed", f"{writer.name} may not send mail as {session.sender}.")
 
     def check_author(self, session: Session, fields: Sequence[Field]) -> None:
-        """From, and what is beside it. Raises Refusal."""
+        """Check From, its display names, and Sender. Raises Refusal."""
         if session.port not in self.judged:
             return
         senders = values(fields, b"sender")
@@ -71,7 +71,7 @@ class Writers:
         judge(values(fields, b"from"), senders, self.writer(session), domains)
 
     def rights(self) -> Rights:
-        """Raises Refusal."""
+        """The current rights. Raises Refusal if the table could never be read."""
         try:
             self._rights = self._rights.current(log) if self._rights else Rights(self.senders)
         except RightsError as error:
@@ -80,7 +80,7 @@ class Writers:
         return self._rights
 
     def writer(self, session: Session) -> Writer:
-        """Who hands in mail on a listener that is not the world's. Raises Refusal."""
+        """The writer on any listener but port 25. Raises Refusal."""
         sender = session.sender
         if session.port in SUBMISSION and session.login:
             return login_writer(self.rights(), session.login)
@@ -88,7 +88,7 @@ class Writers:
             raise unjudged()
         if session.port == LOCAL and session.user != MAILBOX_USER:
             return host_writer(session.user, session.uid, self.hostname)
-        # What accounts have said, each under an address of its own, and what Dovecot has to say itself.
+        # Sieve mail of accounts, whose address is the envelope sender, and Dovecot's own mail with the null sender.
         if sender and not self.rights().owners(sender):
             return Writer(session.user, lambda address: False)
         return sender_writer(self.rights(), sender, self.hostname)
