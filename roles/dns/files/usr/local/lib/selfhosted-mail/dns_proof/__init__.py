@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the mail domains need in DNS, and whether it is published."""
+"""DNS records of the mail domains, and checks whether they are published."""

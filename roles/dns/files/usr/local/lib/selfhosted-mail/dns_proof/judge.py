@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a server's answer is worth. Only what we ask to publish is judged; further records are somebody's business."""
+"""Compares published records with the wanted ones. Unrelated records are ignored."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from . import spf
 from .wanted import Wanted, is_spf, line, sending_addresses, text_of
 from .world import Silent, World
 
-AT_ONCE = 16  # questions
-WORST = ("ok", "unknown", "warning", "error")
+AT_ONCE = 16  # concurrent queries
 
 Published = Sequence[dns.rdata.Rdata]
 
 
 @dataclass
 class Finding:
-    """As ``mail-status --json`` shows them."""
+    """A finding, as in ``mail-status --json``."""
 
     subject: str
     status: str
@@ -41,9 +40,9 @@ class Finding:
 
 @dataclass
 class Verdict:
-    """``wrong``: somebody does not get what he needs; ``odd``: it is worth a look; neither: all is well.
+    """``wrong``: the record does not serve its purpose; ``odd``: it is worth a warning; neither: it is right.
 
-    ``fix``: what to paste instead of the records that are wanted.
+    ``fix``: lines to paste instead of the wanted records.
     """
 
     text: str = "is published"
@@ -69,17 +68,19 @@ def mx(wanted: Wanted, published: Published, _world: World, _all: Sequence[Wante
     exchange = {record.exchange for record in wanted.records}  # type: ignore[attr-defined]
     rows = sorted((record.preference, record.exchange) for record in published)  # type: ignore[attr-defined]
     ours = [preference for preference, host in rows if host in exchange]
-    others = [shown(host) if host != dns.name.root else "nobody" for preference, host in rows if host not in exchange]
+    others = [
+        "the null MX" if host == dns.name.root else shown(host) for _preference, host in rows if host not in exchange
+    ]
     if not ours:
-        return Verdict(f"leads to {', '.join(others)}", wrong=True)
+        return Verdict(f"points to {', '.join(others)}", wrong=True)
     before = [shown(host) for preference, host in rows if host not in exchange and preference < ours[0]]
     if before:
-        return Verdict(f"leads to {', '.join(before)} before this server", wrong=True)
-    return Verdict(f"is published, beside {', '.join(others)}" if others else "is published")
+        return Verdict(f"prefers {', '.join(before)} to this server", wrong=True)
+    return Verdict(f"is published, together with {', '.join(others)}" if others else "is published")
 
 
 def is_this_hosts(address: str) -> bool:
-    """Whether the kernel would have a socket of ours there."""
+    """Whether the kernel lets a socket bind to the address."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((address, 0))
@@ -95,9 +96,9 @@ def address(wanted: Wanted, published: Published, _world: World, _all: Sequence[
     if not there:
         return Verdict(f"is missing: {', '.join(sorted(ours))}", wrong=True)
     if strange and len(strange) == len(there):
-        return Verdict(f"is {', '.join(strange)}, and this server is {', '.join(sorted(ours))}", wrong=True)
+        return Verdict(f"is {', '.join(strange)}, but this server is {', '.join(sorted(ours))}", wrong=True)
     if strange:
-        return Verdict(f"is {', '.join(strange)}, too, which is none of this host's addresses", odd=True)
+        return Verdict(f"also has {', '.join(strange)}, which is not an address of this host", odd=True)
     return Verdict(f"is {', '.join(sorted(there))}")
 
 
@@ -111,7 +112,7 @@ def spf_record(wanted: Wanted, published: Published, world: World, wanted_all: S
     problems = spf.problems(ours, texts, sending_addresses(wanted_all), [one.lower() for one in same], world.texts)
     if not problems:
         return Verdict()
-    only_ours = any("look-ups" in problem or "no term" in problem or "SPF record" in problem for problem in problems)
+    only_ours = any("look-ups" in problem or "SPF term" in problem or "SPF record" in problem for problem in problems)
     text = ours if only_ours and len(texts) == 1 else spf.mended(ours, texts)
     fix = line(wanted.name, wanted.records[0], text)
     others = f" ; instead of all {len(texts)}" if len(texts) > 1 else ""
@@ -119,7 +120,7 @@ def spf_record(wanted: Wanted, published: Published, world: World, wanted_all: S
 
 
 def tags(text: str) -> dict[str, str]:
-    """RFC 6376 section 3.2, as DMARC has it, too."""
+    """Tags of a DKIM or DMARC record (RFC 6376 section 3.2)."""
     pairs = (part.partition("=") for part in text.split(";"))
     return {name.strip().lower(): "".join(value.split()) for name, _sign, value in pairs if name.strip()}
 
@@ -128,16 +129,16 @@ def dkim(wanted: Wanted, published: Published, _world: World, _all: Sequence[Wan
     if not published:
         return Verdict(MISSING, wrong=True)
     if len(published) > 1:
-        return Verdict(f"there are {len(published)} TXT records where one may be", wrong=True)
+        return Verdict(f"there are {len(published)} TXT records, only one is allowed", wrong=True)
     ours, there = tags(text_of(wanted.records[0])), tags(text_of(published[0]))
     if there.get("p") == "":
         return Verdict("the key is revoked: p= is empty", wrong=True)
     if (there.get("p"), there.get("k", "rsa")) != (ours["p"], ours["k"]):
         return Verdict("is not the key of this server", wrong=True)
     if "sha256" not in there.get("h", "sha256").split(":") or not {"*", "email"} & set(there.get("s", "*").split(":")):
-        return Verdict("h= or s= keeps the key from mail", wrong=True)
+        return Verdict("h= or s= does not allow the key for mail", wrong=True)
     if "y" in there.get("t", "").split(":"):
-        return Verdict("has t=y, so receivers ignore what it says", odd=True)
+        return Verdict("has t=y (test mode), so receivers ignore the signature", odd=True)
     return Verdict("is the key of this server")
 
 
@@ -146,13 +147,13 @@ def dmarc(wanted: Wanted, published: Published, _world: World, _all: Sequence[Wa
     if not texts:
         return Verdict(MISSING, wrong=True)
     if len(texts) > 1:
-        return Verdict(f"there are {len(texts)} DMARC records, and receivers ignore them all", wrong=True)
+        return Verdict(f"there are {len(texts)} DMARC records, so receivers ignore all of them", wrong=True)
     ours, there = tags(text_of(wanted.records[0])), tags(texts[0])
     policy = there.get("p", "").lower()
     if policy not in ("none", "quarantine", "reject"):
-        return Verdict(f"has no policy: p={policy}", wrong=True)
+        return Verdict(f"has no valid policy: p={policy}", wrong=True)
     if policy != ours["p"]:
-        return Verdict(f"has the policy {policy}, and mail_dmarc_policy is {ours['p']}", odd=True)
+        return Verdict(f"has the policy {policy}, but mail_dmarc_policy is {ours['p']}", odd=True)
     for tag in ("rua", "ruf"):
         if tag in ours and ours[tag].lower() not in there.get(tag, "").lower().split(","):
             return Verdict(f"has no {tag}={ours[tag]}, where reports should go", odd=True)
@@ -160,7 +161,7 @@ def dmarc(wanted: Wanted, published: Published, _world: World, _all: Sequence[Wa
 
 
 def ptr(wanted: Wanted, published: Published, world: World, wanted_all: Sequence[Wanted]) -> Verdict:
-    """Receivers want a name that leads back (RFC 1912 section 2.1)."""
+    """Receivers require a PTR name that resolves to the address (RFC 1912 section 2.1)."""
     sender = dns.reversename.to_address(wanted.name)
     ours = wanted.records[0].target  # type: ignore[attr-defined]
     fix = [f"{line(wanted.name, wanted.records[0])} ; the provider of the server sets the reverse name of {sender}"]
@@ -169,11 +170,11 @@ def ptr(wanted: Wanted, published: Published, world: World, wanted_all: Sequence
         return Verdict(f"{sender} has no reverse name", wrong=True, fix=fix)
     back = [name for name in names if sender in world.addresses(name)]
     if ours in back:
-        return Verdict(f"{sender} is {shown(ours)}, which leads back")
+        return Verdict(f"{sender} is {shown(ours)}, which resolves back")
     if back:
         return Verdict(f"{sender} is {shown(back[0])}, not {shown(ours)}", odd=True, fix=fix)
     if ours not in names:
-        return Verdict(f"{sender} is {shown(names[0])}, which does not lead back", wrong=True, fix=fix)
+        return Verdict(f"{sender} is {shown(names[0])}, which does not resolve back", wrong=True, fix=fix)
     kind = RdataType.AAAA if ":" in sender else RdataType.A
     forward = [
         line(one.name, record)
@@ -182,7 +183,7 @@ def ptr(wanted: Wanted, published: Published, world: World, wanted_all: Sequence
         for record in one.records
         if record.to_text() == sender
     ]
-    return Verdict(f"{sender} is {shown(ours)}, which does not lead back", wrong=True, fix=forward or fix)
+    return Verdict(f"{sender} is {shown(ours)}, which does not resolve back", wrong=True, fix=forward or fix)
 
 
 def others(wanted: Wanted, published: Published, _world: World, _all: Sequence[Wanted]) -> Verdict:
@@ -203,7 +204,7 @@ JUDGES: dict[str, Callable[[Wanted, Published, World, Sequence[Wanted]], Verdict
 
 
 def look_for(wanted: Wanted, world: World, wanted_all: Sequence[Wanted]) -> Finding:
-    """What the servers that answer agree on, or the worst of them."""
+    """The worst verdict on the answers of the servers."""
     said = world.ask(wanted.name, wanted.kind)
     verdicts: dict[str, Verdict] = {}
     silent = [f"{one.server} {one.why}" for one in said if one.records is None]
@@ -234,7 +235,7 @@ def look(wanted: Sequence[Wanted], world: World, wanted_all: Sequence[Wanted]) -
 
 
 def twice(first: Finding, second: Finding) -> Finding:
-    """What was wrong once only is not known."""
+    """The second finding, but unknown if it is wrong and the first one was not."""
     wrong = ("warning", "error")
     if second.status in wrong and first.status not in wrong:
         return Finding(second.subject, "unknown", second.required, f"{second.text} (seen once)", second.fix)

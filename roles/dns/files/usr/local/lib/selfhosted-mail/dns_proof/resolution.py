@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How this host itself resolves names, and the variable that helps where it does not."""
+"""Checks how this host resolves names. Findings name the variable that helps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def found(subject: str, status: str, text: str, fix: str = "", required: bool = 
 
 
 def own_name(hostname: str) -> Finding:
-    """Debian's installer writes 127.0.1.1 into /etc/hosts, which programs take for what the world sees."""
+    """Debian's installer writes 127.0.1.1 into /etc/hosts, which programs take for the public address."""
     subject = "own name"
     try:
         addresses = {str(row[4][0]) for row in socket.getaddrinfo(hostname, None, type=socket.SOCK_STREAM)}
@@ -38,12 +38,12 @@ def own_name(hostname: str) -> Finding:
     inside = sorted(one for one in addresses if ipaddress.ip_address(one.partition("%")[0]).is_loopback)
     if not inside:
         return found(subject, "ok", f"{hostname} is {', '.join(sorted(addresses))}")
-    text = f"{hostname} is {', '.join(inside)} on this host (mail_hostname): /etc/hosts has it, and should have none"
+    text = f"{hostname} (mail_hostname) is {', '.join(inside)} on this host: remove the name from /etc/hosts"
     return found(subject, "warning", text, rf"sed -i '/^\(127\|::1\).*{hostname}/s/\s*\b{hostname}\b//' /etc/hosts")
 
 
 def ipv6(sends: bool, interfaces: Path = INTERFACES) -> Finding:
-    """An address without a route: mail is tried there first, and fails. ``sends``: whether it is tried at all."""
+    """With an IPv6 address but no route, mail is first tried over IPv6 and fails. ``sends``: whether IPv6 is tried."""
     subject = "IPv6"
     rows = [row.split() for row in interfaces.read_text().splitlines()] if interfaces.exists() else []
     ours = [str(ipaddress.ip_address(bytes.fromhex(row[0]))) for row in rows if row[3] == GLOBAL]
@@ -52,12 +52,12 @@ def ipv6(sends: bool, interfaces: Path = INTERFACES) -> Finding:
         return found(subject, "ok", "is not used")
     if has_route(OF_THE_WORLD):
         return found(subject, "ok", f"{ours[0]} has a route")
-    text = f"{ours[0]} has no route to the world: send over IPv4 alone (opensmtpd_ip_versions)"
+    text = f"{ours[0]} has no route to the Internet: send only over IPv4 (opensmtpd_ip_versions)"
     return found(subject, "warning", text, "opensmtpd_ip_versions: [4]")
 
 
 def root(address: str, port: int = 0, flags: int = 0) -> str:
-    """Empty where a resolver knows the name servers of the world, else what it does instead."""
+    """Empty if a resolver knows the root name servers, else what it does instead."""
     try:
         response = asked(dns.name.root, RdataType.NS, address, port, recursive=True, flags=flags)
     except Silent as error:
@@ -68,7 +68,7 @@ def root(address: str, port: int = 0, flags: int = 0) -> str:
 
 
 def port_53(resolver: list[Any]) -> list[Finding]:
-    """``resolver``: address and port of Rspamd's; empty where it is the host's own."""
+    """``resolver``: address and port of Rspamd's resolver; empty if it is the host's own."""
     try:
         servers = [str(one) for one in world.system_resolver().nameservers]
         answers = {server: root(server) for server in servers}
@@ -87,11 +87,11 @@ def port_53(resolver: list[Any]) -> list[Finding]:
     wrong = root(address, port)
     if not wrong:
         return [host, found("Rspamd", "ok", f"answered by {address} port {port}", required=True)]
-    text = f"{address} port {port} {wrong}, and mail from outside waits for it"
+    text = f"{address} port {port} {wrong}, so inbound mail waits"
     if not working:
         return [host, found("Rspamd", "unknown", text, required=True)]
     if not root(address, port, dns.flags.CD):
-        text += ": it does not believe the answers (DNSSEC). Is the clock right?"
+        text += ": DNSSEC validation fails. Is the clock right?"
         return [host, found("Rspamd", "error", text, "timedatectl", required=True)]
     text += f": port 53 is closed to all but {working[0]}. Set rspamd_resolver_forwarders, or rspamd_resolver: none"
     fix = f"rspamd_resolver_forwarders: [{working[0]}]"
@@ -99,5 +99,5 @@ def port_53(resolver: list[Any]) -> list[Finding]:
 
 
 def look(hostname: str, resolver: list[Any], sending: Iterable[str]) -> list[Finding]:
-    """``sending``: the addresses that mail leaves from."""
+    """All findings. ``sending``: the addresses that mail is sent from."""
     return [own_name(hostname), ipv6(any(":" in address for address in sending)), *port_53(resolver)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""SPF by terms (RFC 7208)."""
+"""Evaluates SPF records term by term (RFC 7208)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Texts = Callable[[dns.name.Name], list[str]]
 
 
 def terms(text: str) -> list[str]:
-    """Without version and a plus in front, in lower case."""
+    """Terms of a record in lower case, without its version and leading plus signs."""
     return [term.removeprefix("+") for term in text.lower().split()[1:]]
 
 
 def heard(text: str) -> list[str]:
-    """Those up to ``all``, behind which receivers read nothing (section 5.1)."""
+    """Terms up to ``all``; receivers ignore what follows (section 5.1)."""
     found = []
     for term in terms(text):
         found.append(term)
@@ -36,7 +36,7 @@ def heard(text: str) -> list[str]:
 
 
 class Walk:
-    """A record with those that it includes: ``passing`` terms, ``lookups``, and what is ``wrong``."""
+    """A record with its includes: terms that pass, number of look-ups, and problems (``wrong``)."""
 
     def __init__(self, text: str, texts: Texts) -> None:
         self.texts = texts
@@ -46,13 +46,13 @@ class Walk:
         self.read(text)
 
     def read(self, text: str) -> None:
-        """Raises Silent."""
+        """Add the terms of a record. Raises Silent."""
         words = heard(text)
         ends = any(word.lstrip("-~?") == "all" for word in words)
         for word in words:
             found = TERM.match(word)
             if not found or (found["sign"] != "=" and found["name"] not in WITH_LOOKUP + WITHOUT):
-                self.wrong.append(f"{word} is no term of SPF")
+                self.wrong.append(f"{word} is not an SPF term")
                 continue
             follows = found["name"] == "redirect" and found["sign"] == "=" and not ends
             if found["sign"] != "=" and not found["qualifier"]:
@@ -74,7 +74,7 @@ class Walk:
 
 
 def lets_through(addresses: Iterable[str], passing: Iterable[str]) -> bool:
-    """Whether ip4 and ip6 terms have all of the addresses; there is one at least."""
+    """Whether ip4 and ip6 terms cover all of the addresses, and there is at least one."""
     networks = []
     for term in passing:
         if term.startswith(("ip4:", "ip6:")):
@@ -89,25 +89,25 @@ def lets_through(addresses: Iterable[str], passing: Iterable[str]) -> bool:
 def problems(
     wanted: str, published: list[str], addresses: Iterable[str], same: Iterable[str], texts: Texts
 ) -> list[str]:
-    """What keeps receivers from accepting what we send; ``published``: the SPF records of the name, one at least.
+    """Why receivers may not accept our mail. ``published``: the SPF records of the name, at least one.
 
-    Our ``mx`` or ``a`` may be said in other words: by ip4 and ip6 for all ``addresses`` that send, or by a term that is
-    the ``same``. Raises Silent.
+    Our ``mx`` or ``a`` may be replaced by ip4 and ip6 terms for all sending ``addresses``, or by a term in ``same``.
+    Raises Silent.
     """
     if len(published) > 1:
-        return [f"there are {len(published)} SPF records, and receivers take that for an error"]
+        return [f"there are {len(published)} SPF records, and receivers treat that as an error"]
     walk = Walk(published[0], texts)
     if walk.lookups > MOST_LOOKUPS:
-        return [f"it takes more than {MOST_LOOKUPS} look-ups, and receivers take that for an error"]
+        return [f"it takes more than {MOST_LOOKUPS} look-ups, and receivers treat that as an error"]
     missing = [term for term in heard(wanted) if term not in walk.passing and term.lstrip("-~?") != "all"]
     if lets_through(addresses, walk.passing) or walk.passing & set(same):
         missing = [term for term in missing if term not in ("a", "mx")]
     found = walk.wrong + ([f"{' and '.join(missing)} is missing"] if missing else [])
-    return [*found, "all lets everybody send"] if "all" in walk.passing else found
+    return [*found, "all lets every host send"] if "all" in walk.passing else found
 
 
 def mended(wanted: str, published: Iterable[str]) -> str:
-    """One record of what is published and what is missing; the first ``all`` is at its end."""
+    """One record of the published and the missing terms, ending with the first published ``all`` that does not pass."""
     there = [term for text in published for term in terms(text)]
     ends = [term for term in there if term.lstrip("-~?") == "all" and term != "all"]
     missing = [term for term in terms(wanted) if term not in there]

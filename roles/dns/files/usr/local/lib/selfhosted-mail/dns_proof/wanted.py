@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The records that the roles have written, and the zone files that they make."""
+"""Records that the roles have written, and the zone files made from them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import dns.zonefile
 from dns.rdatatype import RdataType
 
 TTL = 3600  # seconds
-RECOMMENDED = "recommended"  # comment behind a record
+RECOMMENDED = "recommended"  # comment after a record
 ORDER = ("MX", "A", "AAAA", "SPF", "DKIM", "DMARC", "TXT", "CNAME", "SRV", "CAA")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Records of one name and purpose. ``label`` is their type, or what a TXT record is for."""
+    """Records of one name and purpose. ``label``: their type, or the purpose of a TXT record."""
 
     label: str
     name: dns.name.Name
@@ -36,16 +36,16 @@ class Wanted:
 
 
 def text_of(record: dns.rdata.Rdata) -> str:
-    """A TXT record's strings put together."""
+    """A TXT record's strings, concatenated."""
     return b"".join(record.strings).decode("ascii", "replace")  # type: ignore[attr-defined]
 
 
 def line(name: dns.name.Name, record: dns.rdata.Rdata, text: str = "") -> str:
-    """A record as one pastes it; ``text``: that of a TXT record instead of its own."""
+    """A record as a line to paste. ``text`` replaces the text of a TXT record."""
     data = f'"{text}"' if text else record.to_text()
     pasted = f"{name} {TTL} IN {RdataType.to_text(record.rdtype)} {data}"
     if label_of(name, record) == "DKIM":
-        # Web interfaces split it themselves, and many take no quotes.
+        # Web interfaces split it themselves, and many accept no quotes.
         pasted += f" ; in one string: {text_of(record)}"
     return pasted
 
@@ -65,7 +65,7 @@ def is_spf(text: str) -> bool:
 
 
 def parsed(text: str) -> list[Wanted]:
-    """:raises dns.exception.DNSException: where it is no master file (RFC 1035 section 5)."""
+    """:raises dns.exception.DNSException: if the text is not a master file (RFC 1035 section 5)."""
     found = []
     for records in dns.zonefile.read_rrsets(text, rdclass=None, default_ttl=TTL):
         for record in records:
@@ -75,7 +75,7 @@ def parsed(text: str) -> list[Wanted]:
 
 
 def joined(parts: Iterable[Wanted]) -> list[Wanted]:
-    """Those of one name and purpose as one."""
+    """Merge records of the same name and purpose."""
     found: dict[tuple[str, dns.name.Name], Wanted] = {}
     for one in parts:
         before = found.get((one.label, one.name))
@@ -86,9 +86,9 @@ def joined(parts: Iterable[Wanted]) -> list[Wanted]:
 
 
 def read(folder: Path, zones: Iterable[str]) -> list[Wanted]:
-    """What every role wants in our zones, and the reverse names. Raises OSError, and ValueError with the file's name.
+    """Records of all roles in our zones, and PTR records. Raises OSError, and ValueError with the file's name.
 
-    A signing key may be one of another domain, in a configuration of the user's own.
+    Others are dropped: a user's own configuration may have a signing key for another domain.
     """
     found = []
     for file in sorted(folder.iterdir()):
@@ -100,12 +100,12 @@ def read(folder: Path, zones: Iterable[str]) -> list[Wanted]:
 
 
 def zone_of(name: dns.name.Name, zones: Iterable[str]) -> str:
-    """The zone of ours that a name lies in; empty where it is none."""
+    """Our zone that contains a name; empty if there is none."""
     return max((zone for zone in zones if name.is_subdomain(dns.name.from_text(zone))), key=len, default="")
 
 
 def zone_files(wanted: Iterable[Wanted], zones: Iterable[str]) -> dict[str, str]:
-    """Zone to a fragment in master file syntax, without SOA and NS. Reverse names are in none of them."""
+    """Zone to a fragment in master file syntax, without SOA, NS and PTR records."""
     found: dict[str, list[Wanted]] = {zone: [] for zone in zones}
     for one in wanted:
         zone = zone_of(one.name, found)
@@ -132,5 +132,5 @@ def zone_file(zone: str, wanted: Iterable[Wanted]) -> str:
 
 
 def sending_addresses(wanted: Iterable[Wanted]) -> list[str]:
-    """Those whose reverse name is wanted."""
+    """Addresses with a wanted PTR record."""
     return [dns.reversename.to_address(one.name) for one in wanted if one.label == "PTR"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Questions to the name servers of a zone, and to the host's own resolver."""
+"""Queries to the name servers of a zone, and to the host's own resolver."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from dns.rdatatype import RdataType
 from .wanted import text_of, zone_of
 
 PORT = 53
-TRIES, PATIENCE = 3, 2.0  # each one, seconds
-SERVERS = 8  # of one zone
-CHAIN = 8  # CNAME to CNAME
-PAYLOAD = 1232  # octets that pass everywhere in one packet
+TRIES, PATIENCE = 3, 2.0  # seconds for each try
+SERVERS = 8  # addresses asked for one zone
+CHAIN = 8  # CNAMEs followed with further queries
+PAYLOAD = 1232  # octets that fit into one packet on all paths
 SILENT = "does not answer"
 OF_THE_WORLD = "2001:500:2::c"  # a root server; nothing is sent to it
 
 
 class Silent(Exception):
-    """There is no answer, whatever it may be. ``str()`` says of whom."""
+    """There is no answer. ``str()``: the reason."""
 
 
 @dataclass(frozen=True)
 class Said:
-    """``records``: what a server says there is, in ``why``'s place where it says nothing."""
+    """``records``: a server's answer; None if it gives none, for the reason in ``why``."""
 
     server: str
     records: tuple[dns.rdata.Rdata, ...] | None
@@ -43,7 +43,7 @@ class Said:
 
 
 def has_route(address: str) -> bool:
-    """Whether the kernel knows a way to an IPv6 address."""
+    """Whether the kernel has a route to an IPv6 address."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
             probe.connect((address, 53))
@@ -53,14 +53,14 @@ def has_route(address: str) -> bool:
 
 
 def system_resolver() -> dns.resolver.Resolver:
-    """That of /etc/resolv.conf. Raises Silent where it names none."""
+    """The resolver of /etc/resolv.conf. Raises Silent if there is none."""
     try:
         found = dns.resolver.Resolver()
     except dns.exception.DNSException as error:
         raise Silent(f"/etc/resolv.conf: {error}") from None
     found.lifetime = TRIES * PATIENCE
     found.use_edns(0, 0, PAYLOAD)
-    # Without it dnspython would go on with the names of "search".
+    # Otherwise dnspython would also try the domains of "search".
     found.search = []
     return found
 
@@ -68,7 +68,7 @@ def system_resolver() -> dns.resolver.Resolver:
 def asked(
     name: dns.name.Name, kind: RdataType, address: str, port: int = 0, recursive: bool = False, flags: int = 0
 ) -> dns.message.QueryMessage:
-    """What a server says, at PORT unless told otherwise. Raises Silent."""
+    """Query a server, by default on PORT, and return its response. Raises Silent."""
     query = dns.message.make_query(name, kind, use_edns=0, payload=PAYLOAD)
     query.flags = (query.flags | flags) if recursive else (query.flags & ~dns.flags.RD)
     why = ""
@@ -87,7 +87,7 @@ def asked(
 
 
 class World:
-    """``zones``: ours, for which ``nameservers``, where there are any, are asked instead of those that have them."""
+    """``zones``: ours; ``nameservers``: asked for these zones instead of the authoritative ones, if there are any."""
 
     def __init__(self, zones: Iterable[str], nameservers: Iterable[str] = ()) -> None:
         self.zones, self.nameservers = list(zones), list(nameservers)
@@ -97,7 +97,7 @@ class World:
         self.silent: dict[str, str] = {}
 
     def ask(self, name: dns.name.Name, kind: RdataType, depth: int = 0) -> list[Said]:
-        """What each server of the zone says of a name, at the end of its CNAMEs."""
+        """Answers of each server of the zone for a name, after following its CNAMEs."""
         own = bool(self.nameservers and zone_of(name, self.zones))
         try:
             servers = [(one, one) for one in self.nameservers] if own else self.servers(name)
@@ -121,31 +121,31 @@ class World:
         if response.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
             return [Said(server, None, f"says {dns.rcode.to_text(response.rcode())}")]
         if not recursive and not response.flags & dns.flags.AA:
-            return [Said(server, None, "is no name server of that zone")]
+            return [Said(server, None, "is not a name server of that zone")]
         try:
             chain = response.resolve_chaining()
         except dns.exception.DNSException as error:
-            return [Said(server, None, f"says what cannot be read: {error}")]
+            return [Said(server, None, f"sent an unreadable answer: {error}")]
         if chain.answer is None and chain.canonical_name != name and depth < CHAIN:
             return self.ask(chain.canonical_name, kind, depth + 1)
         return [Said(server, tuple(chain.answer or ()))]
 
     def servers(self, name: dns.name.Name) -> list[tuple[str, str]]:
-        """Name and address of the servers that have a name's zone. Raises Silent."""
+        """Name and address of each authoritative server of a name's zone. Raises Silent."""
         try:
-            # RFC 1034 section 4.2.1: what has a SOA record is a zone.
+            # RFC 1034 section 4.2.1: a zone begins at a name with a SOA record.
             zone = dns.resolver.zone_for_name(name, resolver=self.resolver)
             if zone not in self.found:
                 names = [record.target for record in self.resolver.resolve(zone, RdataType.NS)]
                 self.found[zone] = [pair for one in names for pair in self.addresses_of(one)][:SERVERS]
         except dns.exception.DNSException as error:
-            raise Silent(f"does not find the name servers: {error}") from None
+            raise Silent(f"did not find the name servers: {error}") from None
         if not self.found[zone]:
-            raise Silent(f"finds no address of a name server of {zone}")
+            raise Silent(f"found no address of a name server of {zone}")
         return self.found[zone]
 
     def addresses_of(self, server: dns.name.Name) -> list[tuple[str, str]]:
-        """One of each kind that can be reached from here."""
+        """One address of each IP version that this host can reach."""
         found = []
         for kind in (RdataType.A, RdataType.AAAA) if self.ipv6 else (RdataType.A,):
             try:
@@ -156,7 +156,7 @@ class World:
         return found
 
     def records(self, name: dns.name.Name, kind: RdataType) -> tuple[dns.rdata.Rdata, ...]:
-        """What the first server that answers says there is. Raises Silent."""
+        """Answer of the first server that answers. Raises Silent."""
         said = self.ask(name, kind)
         for one in said:
             if one.records is not None:
@@ -164,12 +164,12 @@ class World:
         raise Silent("; ".join(f"{one.server} {one.why}" for one in said))
 
     def addresses(self, name: dns.name.Name) -> list[str]:
-        """Raises Silent."""
+        """IPv4 and IPv6 addresses of a name. Raises Silent."""
         kinds = (RdataType.A, RdataType.AAAA)
         return [record.to_text() for kind in kinds for record in self.records(name, kind)]
 
     def texts(self, name: dns.name.Name) -> list[str]:
-        """TXT records of anybody's, such as a relay provider's. Raises Silent."""
+        """TXT records of any name, such as a relay provider's. Raises Silent."""
         if zone_of(name, self.zones):
             return [text_of(record) for record in self.records(name, RdataType.TXT)]
         try:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What works on this mail server and what does not, asked as its clients ask."""
+"""Tests of this mail server, as its clients use it."""

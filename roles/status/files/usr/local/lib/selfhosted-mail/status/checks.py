@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Everything that is looked at on this host."""
+"""All checks of this host."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ CERTIFICATE = "/etc/selfhosted-mail/tls/fullchain.pem"
 
 
 def look(config: dict[str, Any], state: dict[str, Any], patience: float) -> list[Answer]:
-    """``config``: status.json; ``state``: what the last look left, brought up to date; ``patience`` in seconds.
+    """Run all checks. ``config``: status.json; ``state``: of the last run, updated; ``patience``: in seconds.
 
-    Raises Failed where the login of the checks is missing.
+    Raises Failed if the login of the checks is missing.
     """
     server = dialogues.Server(config["hostname"], dialogues.password_in(config["login_file"]), {})
     judged = "filter-rspamd" in config["filters"]
@@ -45,15 +45,18 @@ def look(config: dict[str, Any], state: dict[str, Any], patience: float) -> list
         Check("passwords", "OpenSMTPD", host.passwords, required=False, fix="openssl passwd -6"),
         Check("memory", "host", host.memory, required=False),
         Check("clock", "host", host.clock, required=False, fix="apt-get install systemd-timesyncd"),
+        Check("release", "Debian", host.release, required=False, fix=host.UPGRADE),
         Check("units", "all", partial(host.units, ours=config["units"])),
     ]
     if config["dns"]:
         found.append(
             Check("dns", "records", partial(host.dns, path=config["dns"]), required=False, fix=host.LOOK_AT_DNS)
         )
+    if config["backup"]:
+        found.append(Check("backup", "repository", host.backup, fix=host.BACK_UP))
     if config["resolver"]:
         address, port = config["resolver"]
-        # Ours knows this one by itself, whether it reaches the world or not.
+        # Our own resolver knows this name even if it cannot reach other servers.
         name = "localhost" if config["resolver_unit"] else config["hostname"]
         ask = partial(dialogues.resolver, address=address, port=port, name=name)
         found.append(Check("resolver", address, ask, config["resolver_unit"]))

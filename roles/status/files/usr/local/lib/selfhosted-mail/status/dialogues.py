@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Dialogues with the daemons, each as one of their clients has it and to its end; none leaves a message.
+"""Complete client dialogues with the daemons; none leaves a message.
 
-None has a limit of time: who runs them gives up what waits too long.
+They have no timeouts: the caller abandons those that take too long.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ HOST = "127.0.0.1"
 NAME = "mail-status"  # in EHLO, and the local part of the account
 SIGNER, SCANNER = 10027, 11333
 LMTP, REDIS = "/run/dovecot/lmtp", "/run/redis-rspamd/redis.sock"
-# GTUBE: the test string that every spam filter refuses.
+# GTUBE: the test string that every spam filter rejects.
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
-# smtpd.conf lets the account's address in from this host, and refuses at the end.
+# From smtpd.conf's reply: it accepts the account's address from this host, but refuses the message at its end.
 OURSELVES = "This host's own mail"
 
 
 @dataclass
 class Server:
-    """``certificates``: what each port has served, DER."""
+    """``certificates``: port to the certificate that it has served, DER."""
 
     hostname: str
     password: str
@@ -40,7 +40,7 @@ class Server:
     def __post_init__(self) -> None:
         self.login = f"{NAME}@{self.hostname}"
         self.postmaster = f"postmaster@{self.hostname}"
-        # The certificate is another check's business, and its name is not the address that is asked here.
+        # Another check verifies the certificate, whose name does not match the address used here.
         self.tls = ssl.create_default_context()
         self.tls.check_hostname = False
         self.tls.verify_mode = ssl.CERT_NONE
@@ -51,19 +51,19 @@ class Server:
 
 
 class Smtp:
-    """A session that tells a talk what it waits for."""
+    """An SMTP session that sets the step of its talk."""
 
     def __init__(self, talk: Talk, session: smtplib.SMTP) -> None:
         self.talk, self.session = talk, session
 
     def say(self, *words: str, wanted: int = 2) -> str:
-        """The reply to a command. Raises Failed when its code does not begin with ``wanted``."""
+        """Send a command and return the reply. Raises Failed if its code does not begin with ``wanted``."""
         shown = " ".join(words[:1])
         self.talk.waits_for(shown)
         return self.checked(shown, self.session.docmd(*words), wanted)
 
     def data(self, message: str, wanted: int = 5) -> str:
-        """The reply to a message, which is never to be taken. Raises Failed."""
+        """Send a message that must be refused, and return the reply. Raises Failed."""
         self.say("DATA", wanted=3)
         end = "the end of DATA"
         self.talk.waits_for(end)
@@ -109,40 +109,40 @@ def message(sender: str, recipient: str, body: str) -> str:
 
 
 def inbound(talk: Talk, server: Server, judged: bool) -> str:
-    """Port 25, to the end of a message that Rspamd, when ``judged``, has to refuse; smtpd.conf does anyway."""
+    """Port 25, to the end of a message that Rspamd must reject if ``judged``; else smtpd.conf refuses it."""
     smtp = secured(talk, server, 25)
     with smtp.session:
         smtp.say("MAIL", f"FROM:<{server.login}>")
         smtp.say("RCPT", f"TO:<{server.postmaster}>")
         if judged:
-            # Without it the filter has nobody to ask, and says so in the journal as an error.
+            # Without Rspamd the filter would log an error.
             talk.waits_for("Rspamd")
             socket.create_connection((HOST, SCANNER)).close()
         reply = smtp.data(message(server.login, server.postmaster, GTUBE))
         if judged and OURSELVES in reply:
-            raise Failed("what every filter takes for spam is not refused: inbound mail is not filtered")
+            raise Failed("the spam test message (GTUBE) was not rejected: inbound mail is not filtered")
     return f"refuses spam: {reply}"
 
 
 def plain(login: str, password: str) -> str:
-    """RFC 4616."""
+    """Credentials of SASL PLAIN (RFC 4616), base64."""
     return base64.b64encode(f"\0{login}\0{password}".encode()).decode()
 
 
 def submission(talk: Talk, server: Server, port: int) -> str:
-    """A wrong password, the right one, and a sender that is nobody's."""
+    """Try a wrong password, the right one, and a sender that must be refused."""
     smtp = secured(talk, server, port)
     with smtp.session:
         smtp.say("AUTH", "PLAIN " + plain(server.login, secrets.token_hex()), wanted=5)
         smtp.say("AUTH", "PLAIN " + plain(server.login, server.password))
         smtp.say("MAIL", f"FROM:<{server.login}>", wanted=5)
-    return "takes a login, and refuses a wrong one"
+    return "accepts a login, and refuses a wrong one"
 
 
 def signer(talk: Talk, server: Server, code: int) -> str:
-    """A message that may not be signed, by two authors of a domain that nobody can have (RFC 2606 section 2).
+    """Send a message that must not be signed, with two From fields of a reserved domain (RFC 2606 section 2).
 
-    ``code``: what the reply begins with.
+    ``code``: first digit of the expected reply.
     """
     smtp = Smtp(talk, opened(talk, SIGNER))
     author = f"From: <{NAME}@foreign.invalid>\n"
@@ -162,7 +162,7 @@ def lmtp(talk: Talk, server: Server) -> str:
         smtp.say("LHLO", NAME)
         smtp.say("MAIL", "FROM:<>")
         smtp.say("RCPT", f"TO:<{server.login}>")
-    return "takes mail for a mailbox"
+    return "accepts mail for a mailbox"
 
 
 def imap(talk: Talk, server: Server) -> str:
@@ -182,11 +182,11 @@ def imap(talk: Talk, server: Server) -> str:
         raise EOFError from None
     except imaplib.IMAP4.error as error:
         raise Failed(f"{talk.step}: {error}") from None
-    return "takes a login"
+    return "accepts a login"
 
 
 def managesieve(talk: Talk, server: Server) -> str:
-    """RFC 5804."""
+    """STARTTLS and a login (RFC 5804)."""
     with socket.create_connection((HOST, 4190)) as plain_text:
         done(talk, plain_text, "its greeting")
         plain_text.sendall(b"STARTTLS\r\n")
@@ -198,11 +198,11 @@ def managesieve(talk: Talk, server: Server) -> str:
             done(talk, stream, "AUTHENTICATE")
             stream.sendall(b"LOGOUT\r\n")
             done(talk, stream, "LOGOUT")
-    return "takes a login"
+    return "accepts a login"
 
 
 def done(talk: Talk, stream: socket.socket, step: str, flat: bool = False) -> None:
-    """Read up to the line of OK, and with ``flat`` not an octet more. Raises Failed, EOFError."""
+    """Read up to the OK line, with ``flat`` not an octet more. Raises Failed, EOFError."""
     talk.waits_for(step)
     text = b""
     while not (text.endswith(b"\n") and text.splitlines()[-1].upper().startswith((b"OK", b"NO", b"BYE"))):
@@ -227,7 +227,7 @@ def rspamd(talk: Talk) -> str:
     finally:
         connection.close()
     if verdict.get("action") != "reject":
-        raise Failed(f"what every filter takes for spam has the verdict {verdict.get('action')!r}")
+        raise Failed(f"the GTUBE test message got the verdict {verdict.get('action')!r}, expected 'reject'")
     return "refuses spam"
 
 
@@ -243,7 +243,7 @@ def redis(talk: Talk) -> str:
 
 
 def resolver(talk: Talk, address: str, port: int, name: str) -> str:
-    """Ask for an address (RFC 1035 section 4.1); that there is none is an answer too."""
+    """Query the A record of a name (RFC 1035 section 4.1); an empty answer is one, too."""
     talk.waits_for(f"the address of {name}")
     number = secrets.token_bytes(2)
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
@@ -255,12 +255,12 @@ def resolver(talk: Talk, address: str, port: int, name: str) -> str:
             pass
     code = said[3] & 15 if len(said) > 3 else 2
     if code not in (0, 3):
-        raise Failed(f"{name} is answered with the code {code}")
+        raise Failed(f"the query for {name} got the response code {code}")
     return "answers"
 
 
 def password_in(path: str) -> str:
-    """Raises Failed."""
+    """Password of the login in a file. Raises Failed."""
     try:
         return Path(path).read_text().split()[1]
     except (OSError, IndexError) as error:

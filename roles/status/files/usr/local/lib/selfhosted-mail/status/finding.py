@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was found, and how checks run side by side."""
+"""Findings, and checks that run in parallel."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 WORST_FIRST = ("error", "warning", "unknown", "ok")
-# What Python's libraries raise when the other side goes away in the middle.
+# Raised by Python's libraries when the peer closes the connection during a dialogue.
 CLOSED = (EOFError, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, smtplib.SMTPServerDisconnected)
 
 
 class Failed(Exception):
-    """A check has its answer, and it is not the right one. ``args``: what is wrong, in one line."""
+    """A check got a wrong answer. ``args``: the problem in one line."""
 
 
 @dataclass
 class Finding:
-    """``fix`` is what one can paste; ``required``: whether mail stops where it is an error."""
+    """``fix``: a text to paste; ``required``: whether an error stops mail."""
 
     check: str
     subject: str
@@ -37,7 +37,7 @@ class Finding:
 
     @property
     def key(self) -> str:
-        """Of its alarm."""
+        """Key of its alarm."""
         return f"{self.check}/{self.subject}"
 
     @property
@@ -47,11 +47,11 @@ class Finding:
 
 @dataclass
 class Check:
-    """``ask`` returns what is right in words, or findings of its own.
+    """``ask`` returns the text of an ok finding, or findings of its own.
 
-    It raises Failed, OSError, ValueError, TimeoutError, and EOFError where the connection is closed before its end.
+    It raises Failed, OSError, ValueError, TimeoutError, and EOFError if the connection is closed too early.
 
-    ``unit``: the service whose silence it would be.
+    ``unit``: the service that hangs if there is no answer.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Check:
 
 
 class Talk:
-    """A check under way, which says what it waits for. ``seconds``: how long it may take."""
+    """A running check, and the step that it waits for. ``seconds``: its time limit."""
 
     def __init__(self, check: Check, seconds: float) -> None:
         self.check, self.seconds = check, seconds
@@ -90,7 +90,7 @@ class Talk:
 
 @dataclass
 class Answer:
-    """``silent``: what it waited for in vain, else empty; ``closed``: whether the other side went away instead."""
+    """``silent``: the step without an answer, else empty; ``closed``: whether the peer closed the connection."""
 
     check: Check
     findings: list[Finding]
@@ -119,10 +119,10 @@ def unanswered(talk: Talk) -> Answer:
 
 
 def run(checks: Iterable[Check], seconds: float) -> list[Answer]:
-    """All checks at the same time; none takes longer than ``seconds``."""
+    """Run all checks in parallel, for ``seconds`` at most."""
     answers: dict[Talk, Answer] = {}
     talks = [Talk(check, seconds) for check in checks]
-    # What hangs must not hold the program back.
+    # Daemon threads, since a hung check must not keep the program from exiting.
     threads = [
         threading.Thread(target=lambda talk=talk: answers.update({talk: answered(talk)}), daemon=True) for talk in talks
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The host that all runs on: processes, certificate, space, memory, clock, units."""
+"""Checks of the host: processes, certificate, disk, passwords, memory, clock, units, and results of other programs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import calendar
 import ctypes
 import json
 import os
+import platform
 import pwd
 import re
 import ssl
@@ -18,22 +19,26 @@ from pathlib import Path
 from .finding import Failed, Finding, Talk
 
 CREDENTIALS = "/etc/selfhosted-mail/credentials"
-# Login, hash, and what crypt(5) has before the salt.
+# Login, hash, and the part of the hash before the salt (crypt(5)).
 HASH = re.compile(r"(?m)^(\S+) ((\$(?:2[aby]\$\d\d|[56](?:\$rounds=\d+)?|g?y\$[^$\s]+|7\$[^$\s]{11}))\S*)$")
 SLOW = 0.1  # seconds
 FILTER_USER, MAILBOX_USER = "mailfilter", "vmail"
 DELIVERY = 300  # seconds
-# Of what there is, and at most so much: free space or inodes below it.
+# Limits of free space or inodes: a part of the size, and at most so many octets.
 LITTLE, TOO_LITTLE = (0.10, 5 << 30), (0.03, 1 << 30)
 DAY = 86400
 OLD = 3 * DAY
+UPGRADE = "ansible-playbook -i inventory playbooks/upgrade.yml"
 LOOK_AT_DNS = "systemctl start selfhosted-mail-dns@3.service"
+BACKUP, BACKUP_STATE = Path("/etc/selfhosted-mail/backup.json"), Path("/var/lib/selfhosted-mail/backup.json")
+BACK_UP = "systemctl start selfhosted-mail-backup; journalctl -u selfhosted-mail-backup -n 20"
 RENEWAL_PROBLEMS = Path("/var/lib/selfhosted-mail/certificate/problems.json")
+STATE = Path("/var/lib/selfhosted-mail/state.json")  # written by the last run of the playbook
 NOT_SYNCHRONIZED = 5  # adjtimex(2)
 
 
 def filters(_talk: Talk, wanted: Iterable[str]) -> str:
-    """OpenSMTPD goes on without a filter that ended well, and its clients wait for ever."""
+    """Require all filters: OpenSMTPD keeps running without one that exited with 0, and its clients wait forever."""
     owner = pwd.getpwnam(FILTER_USER).pw_uid
     running: Counter[str] = Counter()
     for process in Path("/proc").glob("[0-9]*"):
@@ -44,17 +49,17 @@ def filters(_talk: Talk, wanted: Iterable[str]) -> str:
             continue  # it ended meanwhile
     missing = [name for name in wanted if not running[name]]
     if missing:
-        raise Failed(f"OpenSMTPD runs without {' and '.join(missing)}")
-    return "there"
+        raise Failed(f"not running: {', '.join(missing)}")
+    return "all running"
 
 
 def deliveries(talk: Talk, proc: Path = Path("/proc")) -> str:
-    """OpenSMTPD waits for a delivery to a mailbox without end, and the message with it. Raises TimeoutError."""
+    """Find deliveries to mailboxes that hang: OpenSMTPD has no timeout for them. Raises TimeoutError."""
     owner, now, oldest = pwd.getpwnam(MAILBOX_USER).pw_uid, time.clock_gettime(time.CLOCK_BOOTTIME), 0.0
     for process in proc.glob("[0-9]*"):
         try:
             if process.stat().st_uid == owner and "/opensmtpd.service" in (process / "cgroup").read_text():
-                # proc_pid_stat(5): the name in brackets is the second field, the time of the start the 22nd.
+                # proc_pid_stat(5): the second field is the name in brackets, the 22nd the start time.
                 ticks = (process / "stat").read_text().rpartition(")")[2].split()[19]
                 oldest = max(oldest, now - int(ticks) / os.sysconf("SC_CLK_TCK"))
         except OSError:
@@ -62,11 +67,11 @@ def deliveries(talk: Talk, proc: Path = Path("/proc")) -> str:
     if oldest > DELIVERY:
         talk.waits_for(f"a delivery that began {oldest:.0f} s ago")
         raise TimeoutError
-    return "come to an end"
+    return "none hangs"
 
 
 def validity(talk: Talk, path: str) -> tuple[float, float]:
-    """From when and to when a certificate is good, seconds since the epoch. Raises Failed."""
+    """Begin and end of a certificate's validity, seconds since the epoch. Raises Failed."""
     said = talk.command("openssl", "x509", "-noout", "-dates", "-in", path)
     found = re.findall(r"^not(?:Before|After)=(.+) GMT$", said, re.MULTILINE)
     if len(found) != 2:
@@ -76,22 +81,22 @@ def validity(talk: Talk, path: str) -> tuple[float, float]:
 
 
 def certificate(talk: Talk, path: str, served: Mapping[str, bytes], problems: Path = RENEWAL_PROBLEMS) -> list[Finding]:
-    """Its days, in parts of its whole life, why there is no newer one, and whether the ports serve it.
+    """Its remaining validity, why a renewal failed, and whether the ports serve it.
 
-    ``served``: port to certificate, DER; ``problems``: what the role certificate's program has left, sentences as JSON.
+    ``served``: port to certificate, DER; ``problems``: file of the certificate program, a JSON list of sentences.
     """
     begin, end = validity(talk, path)
     text = Path(path).read_text()
     ours = ssl.PEM_cert_to_DER_cert(text[: text.index("-----END CERTIFICATE-----") + 25])
     left, life = end - time.time(), end - begin
-    # Renewal begins at a third of its life.
+    # Renewal begins when a third of its lifetime is left.
     status = "error" if left < min(life / 6, 15 * DAY) else "warning" if left < min(life / 4, 30 * DAY) else "ok"
     days = f"good for {left / DAY:.0f} more days" if left > 0 else f"expired {-left / DAY:.0f} days ago"
     why = json.loads(problems.read_text()) if problems.exists() else []
     found = [talk.found(status, "; ".join([f"{path}: {days}", *(why if status == "error" else [])]))]
     found += [Finding("certificate", "renewal", "warning", True, problem, talk.check.fix) for problem in why]
     return found + [
-        Finding("certificate", port, "error", True, f"serves another one than {path}", talk.check.fix)
+        Finding("certificate", port, "error", True, f"serves another certificate than {path}", talk.check.fix)
         for port, other in sorted(served.items())
         if other != ours
     ]
@@ -110,7 +115,7 @@ def disk(_talk: Talk, paths: Iterable[str]) -> list[Finding]:
         seen.add(device)
         free, size = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
         status = grade(free, size)
-        # Some file systems make inodes as they need them.
+        # Some file systems create inodes on demand.
         inodes = grade(space.f_favail, space.f_files, 1.0) if space.f_files else "ok"
         text = f"{free / 2**30:.1f} of {size / 2**30:.1f} GB free"
         if inodes != "ok":
@@ -123,7 +128,7 @@ def disk(_talk: Talk, paths: Iterable[str]) -> list[Finding]:
 
 
 def grade(free: float, size: float, unit: float | None = None) -> str:
-    """``unit``: where there is no amount that is enough whatever the size."""
+    """``unit``: set if only the part of the size counts, and no absolute limit."""
     for status, (part, enough) in (("error", TOO_LITTLE), ("warning", LITTLE)):
         if free < (size * part if unit else min(size * part, enough)):
             return status
@@ -131,7 +136,7 @@ def grade(free: float, size: float, unit: float | None = None) -> str:
 
 
 def passwords(talk: Talk, path: str = CREDENTIALS) -> list[Finding]:
-    """How long a check takes on this host, of each kind of hash: OpenSMTPD does nothing else meanwhile."""
+    """The time to verify each kind of hash on this host: OpenSMTPD does nothing else meanwhile."""
     crypt = ctypes.CDLL("libcrypt.so.1").crypt
     found, seconds = [], {}
     for login, hashed, kind in HASH.findall(Path(path).read_text()):
@@ -140,22 +145,34 @@ def passwords(talk: Talk, path: str = CREDENTIALS) -> list[Finding]:
             crypt(b"mail-status", hashed.encode())
             seconds[kind] = time.thread_time() - begun
             if seconds[kind] > SLOW:
-                text = f"that of {login} takes {seconds[kind] * 1000:.0f} ms to check, and mail waits meanwhile"
+                text = f"the hash of {login} takes {seconds[kind] * 1000:.0f} ms to check, and mail waits meanwhile"
                 found.append(talk.found("warning", text))
     return found or [talk.found("ok", f"take {max(seconds.values(), default=0) * 1000:.0f} ms to check at most")]
 
 
 def dns(talk: Talk, path: str) -> list[Finding]:
-    """What the role dns's last look has found."""
+    """Findings of the role dns's last check."""
     try:
         kept = json.loads(Path(path).read_text())
     except FileNotFoundError:
-        return [talk.found("ok", "nobody has looked yet: the first look is some minutes after a run of the playbook")]
+        return [talk.found("ok", "not checked yet: the first check runs some minutes after the playbook")]
     old = time.time() - kept["asked"]
     found = [Finding(**one) for one in kept["findings"]]
     if old > OLD:
-        found.append(talk.found("warning", f"the last look was {old / DAY:.0f} days ago"))
+        found.append(talk.found("warning", f"the last check was {old / DAY:.0f} days ago"))
     return found
+
+
+def backup(_talk: Talk, config: Path = BACKUP, state: Path = BACKUP_STATE) -> str:
+    """Age and size of the last backup. Raises Failed if it is too old or had an error."""
+    kept = json.loads(state.read_text()) if state.exists() else {}
+    age = time.time() - kept.get("finished", config.stat().st_mtime)
+    text = f"{kept['bytes'] / 2**30:.2f} GB, {age / 3600:.0f} hours ago" if "finished" in kept else "none yet"
+    if kept.get("error"):
+        raise Failed(f"{kept['error']}; the last good one: {text}")
+    if age > 2 * json.loads(config.read_text())["interval"]:
+        raise Failed(f"the last one is too old: {text}")
+    return text
 
 
 def memory(_talk: Talk) -> str:
@@ -170,23 +187,36 @@ def memory(_talk: Talk) -> str:
 
 
 def clock(talk: Talk) -> str:
-    """Signatures and logins of the world count on it."""
+    """Require a synchronized clock, on which signatures and logins depend."""
     if talk.command("systemd-detect-virt", "--container").strip() != "none":
         return "is that of the machine whose container this is"
-    # struct timex(2) has 208 octets on 64 bits; with no mode set nothing changes.
+    # struct timex of adjtimex(2) has 208 octets on 64-bit systems; with no mode set nothing changes.
     if ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)) == NOT_SYNCHRONIZED:
-        raise Failed("nothing sets it")
+        raise Failed("is not synchronized")
     return "is synchronized"
 
 
+def release(talk: Talk, state: Path = STATE) -> list[Finding]:
+    """Whether OpenSMTPD is maintained in this Debian, and whether it is the Debian of the last run."""
+    now = platform.freedesktop_os_release()["VERSION_ID"]
+    before = json.loads(state.read_text())["release"] if state.exists() else now
+    found = []
+    if before != now:
+        text = f"was {before} at the last run and is {now} now: run the playbook upgrade"
+        found.append(talk.found("warning", text))
+    if now == "12":
+        found.append(talk.found("warning", "OpenSMTPD of Debian 12 gets no more fixes: upgrade to Debian 13"))
+    return found or [talk.found("ok", f"is {now}")]
+
+
 def units(talk: Talk, ours: Iterable[str]) -> list[Finding]:
-    """Which failed, or are there and do not run."""
+    """Our units that do not run, and other services that failed."""
     rows = talk.command("systemctl", "list-units", "--all", "--plain", "--no-legend", "--type=service").splitlines()
-    # name, load state, active state, state of its own, description
+    # Columns: unit, load, active, sub, description
     states = {row[0]: row[2] for row in map(str.split, rows) if len(row) > 3}
     wanted = list(ours)
     found = [
-        Finding("units", name, "error", True, f"is {states.get(name, 'not there')}", f"journalctl -u {name} -n 50")
+        Finding("units", name, "error", True, f"is {states.get(name, 'not loaded')}", f"journalctl -u {name} -n 50")
         for name in wanted
         if states.get(name) in ("failed", "inactive", None)
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a relay provider means by a refusal. The replies that this was made from are those of its test."""
+"""Classifies refusals of relay providers by their text. The replies that it is based on are in its unit test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import NamedTuple
 
 NULL_SENDER = "null sender"
-# The first that matches. Providers have no common codes: 550 alone says any of it.
+# The first match counts. Providers have no common codes: a 550 may mean any of these.
 PATTERNS = {
     "quota": r"credits? exceeded|(daily|monthly|per (day|month)).*(quota|limit|reached|exceeded)|messages per day"
     r"|sender .*(quota|limit)|outgoing limit|recipient limit|unusual sending",
@@ -29,7 +29,7 @@ KINDS = [(name.strip(), re.compile(pattern, re.IGNORECASE)) for name, pattern in
 
 
 class Grave(NamedTuple):
-    """``one_domain``: that mail of another sender's domain was taken since says nothing."""
+    """``one_domain``: only accepted mail of the same sender domain ends it."""
 
     status: str
     fix: str
@@ -37,7 +37,7 @@ class Grave(NamedTuple):
 
 
 JOURNAL = "journalctl -u opensmtpd.service -g ' mta (delivery|error) ' -n 20"
-# "recipient" and "content" are not here: they are between sender and recipient.
+# "recipient" and "content" are not here: they concern only sender and recipient.
 GRAVE = {
     "login": Grave("error", "set mail_relay_username and its password as the provider shows them, run the playbook"),
     "unverified": Grave("error", "verify the sender's domain at the provider: publish the records that it shows", True),
@@ -46,15 +46,17 @@ GRAVE = {
     "temporary": Grave("warning", JOURNAL),
     "connection": Grave("warning", JOURNAL),
     "unknown": Grave("warning", JOURNAL, True),
-    NULL_SENDER: Grave("warning", "have the provider take MAIL FROM:<>, often a setting of the account", True),
+    NULL_SENDER: Grave(
+        "warning", "enable the null sender (MAIL FROM:<>) at the provider, often in the account's settings", True
+    ),
 }
 
 
 def kind(reply: str, sender: str) -> str:
-    """``reply``: what OpenSMTPD logs as ``stat``, or as ``reason`` why a session ended."""
+    """Kind of a refusal. ``reply``: what OpenSMTPD logs as ``stat``, or as ``reason`` for the end of a session."""
     code = re.match(r"(?:\w+ rejected: )?([45])\d\d\b", reply)
     if not code:
-        # Words of OpenSMTPD's own.
+        # A message of OpenSMTPD itself.
         return "login" if "AUTH" in reply else "content" if "large" in reply else "connection"
     found = next(
         (name for name, pattern in KINDS if pattern.search(reply)), {"4": "temporary", "5": "unknown"}[code[1]]

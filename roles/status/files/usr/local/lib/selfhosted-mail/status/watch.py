@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Restarts what hangs or breaks off, and tells of what is wrong.
+"""Restarts daemons that hang or close connections, and reports errors.
 
-A hung daemon is worse than a dead one, which systemd starts again at once: its clients wait without end.
+A hung daemon is worse than a dead one, which systemd restarts at once: its clients wait forever.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .finding import Answer, Finding
 
 RESTARTS, WITHIN = 3, 900  # seconds
 ALARMS_EVERY = 3600  # seconds, for one key
-# What is looked at once a day is told once a day.
-DAILY, DAY = "dns/", 86400
+# Daily checks are reported once a day.
+DAILY, DAY = ("backup/", "dns/"), 86400
 STOP_AND_START = 120  # seconds
 CLOSED_AGAIN = 60  # seconds
 SENDMAIL = "/usr/sbin/sendmail"
@@ -28,11 +28,11 @@ END_OF_DATA = "the end of DATA"
 
 
 def hung(answers: Iterable[Answer]) -> dict[str, Answer]:
-    """Unit to what it left unanswered, without those that only wait for another one."""
+    """Unit to the check that it left unanswered, without units that only wait for another one."""
     silent: dict[str, Answer] = {}
     for answer in answers:
         if answer.silent and answer.check.unit:
-            # What waits for Rspamd is silent at the end of a message alone.
+            # OpenSMTPD waits for Rspamd only at the end of a message, so silence at another step takes precedence.
             before = silent.get(answer.check.unit)
             if before is None or before.silent == END_OF_DATA:
                 silent[answer.check.unit] = answer
@@ -44,13 +44,13 @@ def hung(answers: Iterable[Answer]) -> dict[str, Answer]:
 
 
 class Watch:
-    """``state`` is what the last look left: ``restarts``, ``alarms`` (since the epoch), ``seen``, ``closed``."""
+    """``state`` of the last run: times (since the epoch) of ``restarts``, ``alarms``, ``closed``; errors ``seen``."""
 
     def __init__(self, hostname: str, state: dict[str, Any], seconds: float) -> None:
         self.hostname, self.state, self.seconds, self.now = hostname, state, seconds, time.time()
 
     def act(self, answers: list[Answer]) -> None:
-        # A part of it may hang, and others give up. Once is no fault: somebody may restart it just now.
+        # A part of the daemon may hang. Once is no fault: the daemon may be restarting.
         closed = {answer.check.unit: answer for answer in answers if answer.closed and answer.check.unit}
         before = {unit: when for unit, when in self.state.get("closed", {}).items() if when >= self.now - CLOSED_AGAIN}
         again = {unit: answer for unit, answer in closed.items() if unit in before}
@@ -65,7 +65,7 @@ class Watch:
         self.tell([found for answer in answers if answer.check.unit not in broken for found in answer.findings])
 
     def restart(self, unit: str, text: str) -> None:
-        # What is being started or stopped is in somebody's hands; what is dead is systemd's business.
+        # Somebody is starting or stopping a unit that is not active, or systemd restarts it.
         if command("systemctl", "is-active", unit).strip() != "active" or paused(unit):
             return
         recent = [when for when in self.state.get("restarts", {}).get(unit, []) if when > self.now - WITHIN]
@@ -78,7 +78,7 @@ class Watch:
         self.state.setdefault("restarts", {})[unit] = recent
 
     def tell(self, findings: Iterable[Finding]) -> None:
-        """Of errors that the last look found too: what is restarted is away for a moment. A relay has said it."""
+        """Report errors that the last run found too, as restarts cause short ones; those of the relay at once."""
         errors = {found.key: found for found in findings if found.status == "error" and found.required}
         for key in errors:
             if key not in self.state.get("seen", ()) and errors[key].check != "relay":
@@ -87,7 +87,7 @@ class Watch:
         self.state["seen"] = sorted(errors)
 
     def alarm(self, key: str, text: str, always: bool = False) -> None:
-        """A line of the journal and a message to root."""
+        """Log an alarm and mail it to root, once an interval; with ``always`` it is logged each time."""
         alarms = {
             name: when
             for name, when in self.state.get("alarms", {}).items()
@@ -98,20 +98,20 @@ class Watch:
         if key not in alarms:
             alarms[key] = self.now
             subject = f"{self.hostname}: {key}"
-            body = f"{text}\n\nWhat mail-status says now:  ssh root@{self.hostname} mail-status\n"
+            body = f"{text}\n\nCurrent state:  ssh root@{self.hostname} mail-status\n"
             command(SENDMAIL, "root", stdin=f"To: root\nSubject: {subject}\nAuto-Submitted: auto-generated\n\n{body}")
         self.state["alarms"] = alarms
 
 
 def paused(unit: str) -> bool:
-    """Whether the role certificate's program waits for its sessions to end, before a restart."""
+    """Whether the program of the role certificate waits for the unit's sessions to end, before a restart."""
     with contextlib.suppress(FileNotFoundError):
         return time.time() - (PAUSED / f"{unit}.paused").stat().st_mtime < STOP_AND_START
     return False
 
 
 def command(*words: str, stdin: str = "") -> str:
-    """Standard output, whatever comes of it."""
+    """Standard output of a command, whatever its exit code; empty after STOP_AND_START seconds."""
     try:
         done = subprocess.run(
             words, input=stdin, capture_output=True, text=True, errors="replace", timeout=STOP_AND_START, check=False
