@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An ACME server (pebble, Let's Encrypt's own for tests) and a name server that takes updates (knot), in one container.
+"""An ACME server (pebble, Let's Encrypt's test server) and a name server that accepts updates (knot), in one container.
 
-python -m testbed.acme CONTAINER NAME HOST... starts the former for these hosts and prints its authority's certificate.
+python -m testbed.acme CONTAINER NAME HOST... starts pebble for these hosts and prints its root certificate.
 
-Zones that the latter changes are served to the world by the test bed's own name server, which it tells.
+knot notifies the test bed's own name server, which serves the updated zones.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ zone:
 
 @dataclass(frozen=True)
 class Acme:
-    """``name``: of the host, in its certificate."""
+    """``name``: host name in the certificate of pebble's HTTPS."""
 
     container: str
     name: str
@@ -61,19 +61,19 @@ class Acme:
 
     @property
     def authority(self) -> str:
-        """Certificate of its own HTTPS, PEM."""
+        """Certificate of pebble's own HTTPS, PEM."""
         return containers.run(self.container, "cat", AUTHORITY)
 
     @property
     def root(self) -> str:
-        """The certificate that all chains end with, PEM; another one after each start."""
+        """Root certificate of all chains, PEM; a new one after each start."""
         url = f"https://{containers.address(self.container)}:15000/roots/0"
         with urllib.request.urlopen(url, context=smtp.tls()) as answer:
             return str(answer.read().decode())
 
     @property
     def environment(self) -> dict[str, str]:
-        """Lego's, for updates of the zones."""
+        """lego's environment variables for updates of the zones."""
         return {
             "RFC2136_NAMESERVER": f"{containers.address(self.container)}:{UPDATES}",
             "RFC2136_TSIG_KEY": KEY_NAME,
@@ -86,7 +86,7 @@ class Acme:
         return containers.run(self.container, "sh", "-c", script)
 
     def start(self, *, lifetime: int = YEARS, refused_nonces: int = 0) -> None:
-        """Pebble, anew. ``lifetime``: of certificates, seconds; ``refused_nonces``: in a hundred."""
+        """Restart pebble. ``lifetime``: of certificates, in seconds; ``refused_nonces``: in percent."""
         self.stop()
         config = {
             "listenAddress": "0.0.0.0:14000",
@@ -115,7 +115,7 @@ class Acme:
         self.sh("! systemctl is-active --quiet pebble || systemctl stop pebble")
 
     def take_updates(self, *zones: str) -> None:
-        """Of these zones, which the test bed's name server gets from here."""
+        """Accept updates of these zones, which the test bed's name server transfers from here."""
         text = "@ 5 SOA ns.test. hostmaster.ns.test. 1 3600 600 86400 1\n@ 5 NS ns.test.\n"
         for zone in zones:
             containers.write(self.container, f"/var/lib/knot/{zone}.zone", f"$ORIGIN {zone}.\n{text}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Containers by name: address, commands, power."""
+"""Containers by name: address, commands, start and stop."""
 
 from __future__ import annotations
 
@@ -12,52 +12,63 @@ T = TypeVar("T")
 
 
 def docker(*words: str, data: bytes | None = None) -> bytes:
-    """Standard output of `docker WORDS…`; AssertionError with its standard error when it fails."""
+    """Standard output of `docker WORDS…`; AssertionError with its standard error if it fails."""
     done = subprocess.run(["docker", *words], input=data, capture_output=True, check=False)
     assert done.returncode == 0, f"docker {' '.join(words)}: {done.stderr.decode(errors='replace').strip()}"
     return done.stdout
 
 
 def run(container: str, *command: str, user: str = "root") -> str:
-    """Standard output of a command inside; AssertionError when it fails."""
+    """Standard output of a command in the container; AssertionError if it fails."""
     return docker("exec", "--user", user, container, *command).decode(errors="replace")
 
 
 def write(container: str, path: str, data: bytes | str) -> None:
-    """A file inside, of root's."""
+    """Write a file in the container, as root."""
     docker("exec", "--interactive", container, "sh", "-c", 'cat > "$1"', "sh", path,
            data=data.encode() if isinstance(data, str) else data)  # fmt: skip
 
 
 def address(container: str) -> str:
-    """Its IPv4 address in the test bed's network."""
+    """IPv4 address in the test bed's network."""
     networks = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
     return docker("inspect", "-f", networks, container).decode().split()[0]
 
 
 def reboot(container: str) -> None:
-    """Shut down, start again, and wait until systemd has started everything it was told to."""
-    docker("restart", "--time", "60", container)
+    """Shut down and start again."""
+    docker("stop", "--time", "60", container)
+    boot(container)
+
+
+def boot(container: str) -> None:
+    """Start the container and wait until systemd has started all units."""
+    docker("start", container)
     ended = "until [ -S /run/dbus/system_bus_socket ]; do sleep 0.1; done; systemctl is-system-running --wait || true"
     docker("exec", container, "timeout", "120", "sh", "-c", ended)
 
 
 def journal(container: str, *options: str) -> str:
-    """`journalctl OPTIONS…` inside."""
+    """Output of `journalctl OPTIONS…` in the container."""
     return run(container, "journalctl", "--no-pager", *options)
 
 
-# Seconds after which a test gives up: nothing that works takes so long on a machine with other work, and what is ready
-# earlier is seen at once. Limits that are promises to users stand in the tests.
+# Seconds after which a test gives up. Nothing that works takes so long, even on a busy machine. Time limits that users
+# are promised are in the tests.
 PATIENCE = 120
 
 
 def wait_for(check: Callable[[], T | None], timeout: float = PATIENCE, what: str = "") -> T:
-    """The first true answer of `check`, asked twice a second; AssertionError after `timeout` seconds."""
-    end = time.monotonic() + timeout
+    """The first true result of `check`; AssertionError after `timeout` seconds.
+
+    It is called each tenth of the time that has passed, five times a second at first and each second at least: a look
+    into a container takes processor time from what is waited for.
+    """
+    begun = time.monotonic()
     while True:
         answer = check()
         if answer:
             return answer
-        assert time.monotonic() < end, f"not within {timeout:g} s: {what or check}"
-        time.sleep(0.5)
+        waited = time.monotonic() - begun
+        assert waited < timeout, f"not within {timeout:g} s: {what or check}"
+        time.sleep(min(max(waited / 10, 0.2), 1))

@@ -16,7 +16,7 @@ PUBLISH = Path(__file__).resolve().parent / "publish-zone"
 
 
 def query(name: str, kind: str) -> list[str]:
-    """The records in presentation format, TXT strings joined; none when the name or type does not exist."""
+    """The records in presentation format, TXT strings joined; none if the name or type does not exist."""
     resolver = dns.resolver.Resolver(configure=False)
     resolver.nameservers = [SERVER]
     try:
@@ -29,7 +29,7 @@ def query(name: str, kind: str) -> list[str]:
 
 
 def dkim_record(name: bytes, timeout: int = 5) -> bytes | None:
-    """The record of a name such as ``mail._domainkey.example.org``; dkimpy calls it."""
+    """The record of a name such as ``mail._domainkey.example.org``, as a callback for dkimpy."""
     records = query(name.decode(), "TXT")
     return records[0].encode() if records else None
 
@@ -40,7 +40,7 @@ def publish(origin: str, records: str) -> None:
 
 
 def secondary(zone: str) -> None:
-    """Serve what the name server of testbed/acme.py has of this zone, and says when it changes."""
+    """Serve this zone as a secondary of the name server of testbed/acme.py."""
 
     def control(*words: str) -> str:
         return containers.run(CONTAINER, "nsd-control", *words)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The firewall on a host of testinfra's: who gets through on loopback, who keeps a port, and limits on connections."""
+"""Checks of the firewall on a testinfra host: access on loopback, occupied ports, and limits on connections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RULES = "/etc/selfhosted-mail/nftables/zz.nft"
 
 @contextlib.contextmanager
 def wrong_rules(host: Any) -> Iterator[None]:
-    """Rules that nftables refuses lie beside the right ones; the table that is there is not made of them yet."""
+    """Add a file of rules that nftables refuses; the loaded table does not change yet."""
     host.run_test(f"echo nonsense > {_RULES}")
     try:
         yield
@@ -27,7 +27,7 @@ def wrong_rules(host: Any) -> Iterator[None]:
 
 
 def check_needs_the_firewall(host: Any, daemon: str, port: int) -> None:
-    """The daemon does not listen on the port while the firewall cannot come up, and does by itself once it can."""
+    """Check that the daemon starts only with the firewall, and by itself once the firewall can start."""
     host.run_test(f"systemctl stop {daemon} {FIREWALL}")
     with wrong_rules(host):
         assert host.run(f"systemctl start {daemon}").rc != 0
@@ -35,7 +35,7 @@ def check_needs_the_firewall(host: Any, daemon: str, port: int) -> None:
     wait_for(lambda: f":{port} " in host.check_output("ss -Hltn"), what=f"{daemon} comes by itself")
 
 
-# Sockets are those of the user who made or accepted them, so that one process has those of both ends.
+# A socket belongs to the user who created or accepted it, so one process can hold those of both ends.
 _CONNECTED_BEFORE = r"""
 import contextlib, nftables, os, pwd, socket, subprocess, sys, time
 firewall, port, server, client, first = sys.argv[1:]
@@ -75,14 +75,14 @@ except BlockingIOError:
 def connected_before(host: Any, port: int, server: str, client: str, first: str) -> str:
     """What arrives over a connection of these users that is older than the rules: ``hello``, or the sender's error.
 
-    Nobody listens on the port. ``first`` is who speaks, ``server`` or ``client``.
+    The port must be free. ``first``: the end that sends, ``server`` or ``client``.
     """
     words = [FIREWALL, str(port), server, client, first]
     return str(host.check_output("python3 -c %s %s %s %s %s %s", _CONNECTED_BEFORE, *words))
 
 
-# How somebody has a port: as one who listens, without listening, over UDP, over UDP beside a daemon that shares it, in
-# ever new processes, or with a second one that waits for its turn.
+# Ways to hold a port: listening, without listening, over UDP, over UDP beside a daemon that shares it, in ever new
+# processes, or with a second process that waits for the port.
 _HOLD = """
 import os, socket, sys, time
 address, port, how = sys.argv[1:]
@@ -110,12 +110,12 @@ time.sleep(600)
 
 
 def listens(host: Any, port: int, program: str) -> bool:
-    """Whether it is this program that does, over TCP."""
+    """Whether this program listens on the TCP port."""
     return f'(("{program}"' in str(host.check_output(f"ss -Hltnp 'sport = :{port}'"))
 
 
 def hold(host: Any, user: str, address: str, port: int, how: str = "listens", within: str = "") -> int:
-    """A process of the user's has the port; its number. ``within``: words before those of the command."""
+    """Start a process of the user that holds the port; returns its pid. ``within``: a command prefix."""
     if not host.user(user).exists:
         host.run_test(f"useradd --user-group {user}")
     output = f"/tmp/{uuid.uuid4()}"
@@ -126,20 +126,20 @@ def hold(host: Any, user: str, address: str, port: int, how: str = "listens", wi
 
 
 def end_all(host: Any, user: str) -> None:
-    """Also those that fork on and on."""
+    """End all processes of the user, also those that keep forking."""
     host.run(f"runuser -u {user} -- python3 -c 'import os; os.kill(-1, 9)'")
 
 
 def check_frees_its_port(
     host: Any, unit: str, program: str, port: int, address: str = "127.0.0.1", how: str = "listens"
 ) -> None:
-    """The unit's daemon gets its port, and the journal names the process of the user mallory that had it."""
+    """Check that the unit's daemon gets its port, and that the journal names the process of mallory that held it."""
     host.run_test("rm -rf /run/selfhosted-mail/free-port")
     host.run_test(f"systemctl stop {unit}")
     pid = hold(host, "mallory", address, port, how)
     try:
         host.run(f"systemctl start {unit}")
-        # What README promises.
+        # The limit that README promises.
         wait_for(lambda: listens(host, port, program), 60, f"{program} has port {port}")
     finally:
         end_all(host, "mallory")
@@ -150,9 +150,9 @@ def check_frees_its_port(
 
 
 # Clients are addresses in a network namespace of the host itself, behind a pair of virtual Ethernet devices. So they
-# have both families, and nobody else's connections count. Where they reach the host:
+# have both families, and no other connections count. They reach the host at:
 HOST = {"ipv4": "10.66.0.1", "ipv6": "2001:db8:66::1"}
-# Two pairs that have a /64 in common each, in IPv6, and another.
+# In IPv6, two pairs that each share a /64 network, and another address.
 _CLIENTS = {
     "ipv4": ["10.66.0.2", "10.66.0.3", "10.66.0.4", "10.66.0.5", "10.66.0.6"],
     "ipv6": ["2001:db8:66:1::2", "2001:db8:66:1::3", "2001:db8:66:2::2", "2001:db8:66:2::3", "2001:db8:66:3::2"],
@@ -226,20 +226,20 @@ print(json.dumps(seen))
 
 @contextlib.contextmanager
 def clients(container: str, addresses: Iterable[str] = (*_CLIENTS["ipv4"], *_CLIENTS["ipv6"])) -> Iterator[None]:
-    """They are there, in 10.66.0.0/24 and 2001:db8:66::/48, and none of them has tried anything."""
+    """Create the clients in 10.66.0.0/24 and 2001:db8:66::/48; the firewall has counted no connection of theirs."""
     sizes = {address: "48 nodad" if ":" in address else "24" for address in addresses}
     add = [f"ip -n clients address add dev clients1 {address}/{size}" for address, size in sizes.items()]
-    # What they did a moment ago is forgotten.
+    # The reload resets the counts of connections.
     run(container, "sh", "-euc", "\n".join([_UP, *add, f"systemctl reload {FIREWALL}"]))
     try:
         yield
     finally:
-        # Connections that nobody answers any more keep the namespace for minutes, and what is in it.
+        # Unanswered connections would keep the namespace and its devices for minutes.
         run(container, "sh", "-euc", "ip link delete clients0; ip netns delete clients")
 
 
 def as_client(container: str, program: str, *arguments: str) -> str:
-    """What a Python program prints where the clients are."""
+    """Output of a Python program in the clients' network namespace."""
     return run(container, "ip", "netns", "exec", "clients", "python3", "-c", program, *arguments)
 
 
@@ -252,7 +252,7 @@ ip -n clients route add 127.0.0.1 via 10.66.0.1 dev clients1
 
 
 def reached_from_outside(host: Any, ports: list[int]) -> list[int]:
-    """Those of the ports on 127.0.0.1 that a neighbour gets an answer from, where route_localnet is on."""
+    """The ports on 127.0.0.1 from which a neighbour gets an answer if route_localnet is on."""
     connect = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), 3)"
     with clients(host.backend.name):
         host.run_test("unshare --mount sh -euc %s", _LOOPBACK_FROM_OUTSIDE)
@@ -261,7 +261,7 @@ def reached_from_outside(host: Any, ports: list[int]) -> list[int]:
 
 
 def check_limits(container: str, port: int, family: str) -> None:
-    """As shipped: 20 connections at once and 60 new ones in a minute from one address, or one /64 network in IPv6."""
+    """Check the defaults: 20 open connections and 60 new ones a minute for an address, or a /64 network in IPv6."""
     seen = json.loads(as_client(container, _CLIENT, HOST[family], str(port), *_CLIENTS[family]))
     assert seen["open"] == 20, seen
     assert seen["near while full"] == (family == "ipv4"), seen

@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 
 from testbed import containers, playbook
-from testbed.playbook import BIN, CHECKOUT, ENVIRONMENT
+from testbed.playbook import BIN, CHECKOUT, ENVIRONMENT, FAST
 
 RELEASES = ("debian12", "debian13")
 
 
 class Unsafe(str):
-    """A text that Ansible must not take for a template."""
+    """A text that Ansible must not treat as a template."""
 
 
 yaml.SafeDumper.add_representer(Unsafe, lambda dumper, text: dumper.represent_scalar("!unsafe", str(text)))
@@ -27,9 +27,9 @@ yaml.SafeDumper.add_representer(Unsafe, lambda dumper, text: dumper.represent_sc
 class Host:
     """A container of one release."""
 
-    def __init__(self, release: str, directory: Path) -> None:
+    def __init__(self, release: str, directory: Path, name: str = "") -> None:
         self.release = release
-        self.name = f"accepted-{release}"
+        self.name = name or f"accepted-{release}"
         self.inventory = directory / "inventory.yml"
         self.environment = {
             "ANSIBLE_CONFIG": str(directory / "ansible.cfg"),
@@ -38,7 +38,7 @@ class Host:
         }
 
     def up(self) -> None:
-        """A fresh container, systemd running."""
+        """Start a fresh container with systemd."""
         subprocess.run([CHECKOUT / "testbed/host-up", self.name, self.release, f"mail.{self.release}.test"], check=True)
 
     def down(self) -> None:
@@ -46,19 +46,19 @@ class Host:
         containers.docker("rm", "-f", self.name)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """A command inside, whatever its exit code."""
+        """Run a command in the container, with any exit code."""
         return subprocess.run(["docker", "exec", self.name, *command], capture_output=True, text=True, check=False)
 
     def says(self, *command: str) -> str:
-        """Output of a command inside, which has to succeed."""
+        """Output of a command in the container; AssertionError if it fails."""
         return containers.run(self.name, *command)
 
     def write(self, path: str, text: str) -> None:
-        """A file inside."""
+        """Write a file in the container."""
         containers.write(self.name, path, text)
 
     def module(self, name: str, /, *options: str, **arguments: Any) -> dict[str, Any]:
-        """Result of one of the collection's modules, run here by ``ansible``."""
+        """Result of one of the collection's modules, run by ``ansible``."""
         module = ["-m", f"selfhosted.mail.{name}", "-a", json.dumps(arguments)]
         done = subprocess.run(
             [BIN / "ansible", "-i", self.inventory, self.name, *module, *options],
@@ -82,5 +82,5 @@ class Host:
             *("--limit", self.name, "-e", f"@{given}"),
             inventory=self.inventory,
             fails=fails,
-            environment=self.environment,
+            environment={**self.environment, **FAST},
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mailboxes as a mail client sees them, over IMAPS."""
+"""Access to mailboxes over IMAPS, as a mail client has it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from testbed.smtp import tls
 
 
 def session(host: str, user: str, password: str, timeout: float = PATIENCE) -> imaplib.IMAP4_SSL:
-    """A session that is logged in; imaplib.IMAP4.error when refused, OSError after `timeout` seconds of silence."""
+    """A logged-in session; imaplib.IMAP4.error if refused, OSError after `timeout` seconds without an answer."""
     box = imaplib.IMAP4_SSL(host, 993, ssl_context=tls(), timeout=timeout)
     box.login(user, password)
     return box
 
 
 def messages(host: str, user: str, password: str, folder: str = "INBOX") -> list[bytes]:
-    """The messages of a folder, oldest first; none when there is no such folder."""
+    """The messages of a folder, oldest first; none if there is no such folder."""
     with session(host, user, password) as box:
         state, _count = box.select(f'"{folder}"', readonly=True)
         if state != "OK":
@@ -31,12 +31,12 @@ def messages(host: str, user: str, password: str, folder: str = "INBOX") -> list
 def find(
     host: str, user: str, password: str, subject: str, folder: str = "INBOX", timeout: float = PATIENCE
 ) -> list[tuple[float, bytes]]:
-    """The messages with this text in their subject, with the time of their arrival in seconds since the epoch."""
+    """Messages with this text in the subject, each with its time of arrival in seconds since the epoch."""
     with session(host, user, password, timeout) as box:
         _state, [count] = box.select(folder, readonly=True)
         if count == b"0":
             return []
-        # Not by SEARCH, which fails while what makes the index hangs.
+        # Not by SEARCH, which fails while the indexer hangs.
         _state, heads = box.fetch("1:*", "(BODY.PEEK[HEADER.FIELDS (SUBJECT)])")
         found = [head[0].split()[0] for head in heads if isinstance(head, tuple) and subject.encode() in head[1]]
         if not found:

@@ -13,11 +13,11 @@ from testbed.smtp import tls
 
 
 class Refused(Exception):
-    """The server said NO or BYE; `str()` is all of it."""
+    """The server answered NO or BYE; `str()` is the whole answer."""
 
 
 class Session:
-    """A session over STARTTLS; use it in a `with` statement. Without a user it stays in the clear."""
+    """A session over STARTTLS, for a `with` statement. Without a user it has no TLS."""
 
     def __init__(self, host: str, user: str = "", password: str = "") -> None:
         self._socket: socket.socket = socket.create_connection((host, 4190), timeout=PATIENCE)
@@ -60,7 +60,7 @@ class Session:
         return said
 
     def command(self, line: str) -> str:
-        """What the server answers, its OK line last. Raises Refused."""
+        """The server's answer, with the OK line last. Raises Refused."""
         self._file.write(f"{line}\r\n".encode())
         self._file.flush()
         return self._answer()
@@ -72,6 +72,6 @@ class Session:
         self.command(f'SETACTIVE "{name}"')
 
     def remove(self, name: str) -> None:
-        """No script is active any more, and this one is gone."""
+        """Deactivate all scripts and delete this one."""
         self.command('SETACTIVE ""')
         self.command(f'DELETESCRIPT "{name}"')

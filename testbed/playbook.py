@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs of playbooks, as an administrator calls them."""
+"""Runs of playbooks, as an administrator starts them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ ENVIRONMENT = {
     "ANSIBLE_COLLECTIONS_PATH": f"{CHECKOUT}/playbooks/collections",
     "ANSIBLE_FORCE_COLOR": "0",
     "ANSIBLE_NOCOLOR": "1",
-    # Molecule's own runs have another.
-    "ANSIBLE_STRATEGY": "linear",
+    # A busy machine may need more than ten seconds to connect to a host.
+    "ANSIBLE_TIMEOUT": "120",
 }
+# PLAIN: with a Python process on the host for each task, as for users. FAST: as molecule runs it.
+PLAIN = {"ANSIBLE_STRATEGY": "linear"}
+FAST = {"ANSIBLE_STRATEGY": "mitogen_linear", "ANSIBLE_STRATEGY_PLUGINS": f"{CHECKOUT}/testbed/strategy"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """What became of it. ``output`` has errors and warnings, too."""
+    """The result of a run. ``output`` has errors and warnings, too."""
 
     output: str
     failed: bool
@@ -37,7 +40,7 @@ class Run:
         return {host: int(number) for host, number in re.findall(r"(?m)^(\S+) +: ok=\d+ +changed=(\d+)", self.output)}
 
     def check_unchanged(self) -> None:
-        """It ran on a host at least and changed nothing on any. AssertionError with the tasks that did."""
+        """Assert that it ran on at least one host and changed nothing. AssertionError with the tasks that did."""
         tasks = re.split(r"(?m)^(?=TASK |PLAY )", self.output)
         changing = [task for task in tasks if re.search(r"(?m)^changed: ", task)]
         assert set(self.changed.values()) == {0}, "".join(changing)
@@ -51,9 +54,9 @@ def run(
     fails: bool | None = False,
     environment: Mapping[str, str] | None = None,
 ) -> Run:
-    """Run it on the scenario's hosts, or those of an inventory, with extra variables.
+    """Run a playbook on the scenario's hosts, or those of an inventory, with extra variables.
 
-    AssertionError with the end of its output when it fails, or does not where ``fails`` says so; None takes either.
+    AssertionError with the end of its output if it fails, or with ``fails`` if it does not; None accepts both.
     """
     command: list[str | Path] = [BIN / "ansible-playbook", "-i", inventory or os.environ["MOLECULE_INVENTORY_FILE"]]
     command += [*options, playbook]
@@ -73,10 +76,15 @@ def run(
 
 
 def run_site(
-    *options: str, inventory: Path | None = None, variables: Mapping[str, object] | None = None, fails: bool = False
+    *options: str,
+    inventory: Path | None = None,
+    variables: Mapping[str, object] | None = None,
+    fails: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> Run:
-    """The site playbook."""
-    return run(CHECKOUT / "playbooks/site.yml", *options, inventory=inventory, variables=variables, fails=fails)
+    """Run the site playbook."""
+    site = CHECKOUT / "playbooks/site.yml"
+    return run(site, *options, inventory=inventory, variables=variables, fails=fails, environment=environment)
 
 
 def run_role(
@@ -86,6 +94,6 @@ def run_role(
     fails: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> Run:
-    """The scenario's converge playbook, on one host."""
+    """Run the scenario's converge playbook on one host."""
     converge = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "converge.yml"
     return run(converge, "--limit", host, *options, variables=variables, fails=fails, environment=environment)

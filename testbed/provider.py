@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The relay provider's side: what it was handed, by whom, over which TLS, with which DKIM verdict."""
+"""The relay provider's side: messages with login, TLS version and DKIM verdict."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Kept:
 
     @property
     def tls(self) -> str:
-        """The protocol it came over, e.g. `TLSv1.3`; empty when it came in the clear."""
+        """The TLS version, e.g. `TLSv1.3`; empty without TLS."""
         found = re.search(r"\(using (\S+) with cipher", self.message.get_all("Received", [""])[0])
         return found[1] if found else ""
 
     @property
     def dkim(self) -> list[tuple[str, str]]:
         """Mail::DKIM's verdicts by signature, e.g. `[("pass", "twelve.test")]`; `[("none", "")]` without one."""
-        # Comments (RFC 8601 §2.2) may hold semicolons.
+        # Comments (RFC 8601 §2.2) may contain semicolons.
         results = re.sub(r"\([^()]*\)", "", self.message.get_all("Authentication-Results", [""])[0])
         verdicts = re.findall(r"dkim=(\w+)([^;]*)", results)
         return [
@@ -51,13 +51,13 @@ class Kept:
         ]
 
 
-# The names of finished deliveries with a text in their message, one a line; all with an empty one.
+# Packs finished deliveries whose message contains a text; all of them if the text is empty.
 _WITH_TEXT = """cd /var/spool/kept; grep -lF -e "$1" ./*.eml | sed 's/eml$/json/' |
 while read -r json; do if [ -f "$json" ]; then echo "$json"; echo "${json%json}eml"; fi; done | tar -c -T -"""
 
 
 def kept(relay: str, marker: str = "") -> list[Kept]:
-    """What the provider (a container's name) has kept, oldest first: all, or messages that contain `marker`."""
+    """Deliveries that the provider (a container's name) has kept, oldest first: all, or those that contain `marker`."""
     packed = io.BytesIO(docker("exec", relay, "sh", "-c", _WITH_TEXT, "sh", marker))
     found = []
     with tarfile.open(fileobj=packed) as archive:
@@ -91,20 +91,20 @@ def wait_kept(relay: str, marker: str, timeout: float = PATIENCE) -> Kept:
 
 
 def show_certificate(relay: str, kind: str) -> None:
-    """From now on clients see this certificate: trusted, untrusted, wrong_name or expired."""
+    """Switch to this certificate: trusted, untrusted, wrong_name or expired."""
     run(relay, "ln", "-sfn", f"{kind}.pem", "/etc/postfix/tls/current.pem")
     _restart(relay)
 
 
 def _restart(relay: str) -> None:
-    """A connection that a client has kept open ends, too."""
+    """Restart Postfix, which also closes connections that clients keep open."""
     run(relay, "systemctl", "restart", "postfix")
     wait_for(lambda: "127.0.0.1:587" in run(relay, "ss", "-Hltn") or "0.0.0.0:587" in run(relay, "ss", "-Hltn"))
 
 
 @contextmanager
 def changed(relay: str, *settings: str) -> Iterator[None]:
-    """Postfix with other settings (`name=value`), none of which main.cf has otherwise."""
+    """Run Postfix with additional settings (`name=value`), none of which is in its main.cf."""
     run(relay, "postconf", "-e", *settings)
     _restart(relay)
     try:
@@ -115,11 +115,11 @@ def changed(relay: str, *settings: str) -> Iterator[None]:
 
 
 def sessions(relay: str) -> str:
-    """Postfix's log: who connected, logged in, was refused."""
+    """Postfix's log of connections, logins and refusals."""
     return run(relay, "journalctl", "--no-pager", "--output=cat", "--unit=postfix")
 
 
-# What providers do to mail, as rules of Postfix's header_checks(5); the words of refusals are theirs.
+# What providers do to mail, as rules of Postfix's header_checks(5), with the providers' own refusals.
 NEW_DATE = "/^Date:/ REPLACE Date: Thu, 1 Jan 2026 00:00:00 +0000"
 NEW_MESSAGE_ID = "/^Message-ID:/ REPLACE Message-ID: <1@provider.test>"
 NEW_FROM = "/^From:/ REPLACE From: <customer@brevosend.test>"
@@ -133,7 +133,7 @@ NO_NULL_SENDER = "/^<>$/ 550 to send email from a blank sender, enable blank sen
 
 @contextmanager
 def behaving(relay: str, *rules: str) -> Iterator[None]:
-    """For a while the provider does so to its customers' mail, in sessions that begin then."""
+    """Apply these rules to customers' mail while the context is open, in sessions that begin then."""
     senders = [rule for rule in rules if rule.startswith("/^<>")]
     tables = {"header_checks": [rule for rule in rules if rule not in senders], "senders": senders}
     try:
@@ -148,17 +148,17 @@ def behaving(relay: str, *rules: str) -> Iterator[None]:
 
 
 def own_key(relay: str) -> str:
-    """The DKIM record of its own signatures, for ``own._domainkey`` under its name."""
+    """The DKIM record of the provider's own signatures, for ``own._domainkey`` under its name."""
     command = "openssl rsa -in /etc/dkim.key -pubout -outform DER 2>/dev/null | base64 -w0"
     text = run(relay, "sh", "-c", command)
     return f'"v=DKIM1; p={text[:200]}" "{text[200:]}"'
 
 
 def held(relay: str) -> int:
-    """Number of messages that it holds."""
+    """Number of messages on hold."""
     return len(run(relay, "find", "/var/spool/postfix/hold", "-type", "f").splitlines())
 
 
 def release(relay: str) -> None:
-    """What it holds goes on."""
+    """Release the messages on hold."""
     run(relay, "postsuper", "-H", "ALL")

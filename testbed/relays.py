@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Relays that OpenSMTPD can use, and others, of which it is known: the scenario smtp_relay asks it of each."""
+"""Relays that OpenSMTPD can and cannot use. The scenario smtp_relay tests each of them with OpenSMTPD itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 NAME = "smtp.relays.test"
 SAN = f"subjectAltName=DNS:{NAME}"
 CA = "basicConstraints=critical,CA:TRUE"
-# Who signs: the extensions of its certificate, who signs that, and whether the host trusts it.
+# Authorities: the extensions of the certificate, its issuer, and whether the host trusts it.
 AUTHORITIES: dict[str, tuple[tuple[str, ...], str, bool]] = {
     "by the book": ((CA, "keyUsage=critical,keyCertSign,cRLSign", "subjectKeyIdentifier=hash"), "", True),
     "without key usage": ((CA,), "", True),
@@ -84,7 +84,7 @@ RELAYS = [
 def certificate(
     directory: Path, name: str, issuer: str = "", subject: str = "", extensions: tuple[str, ...] = (), key: str = "ec"
 ) -> Path:
-    """A PEM file with key and certificate, of its own or of the issuer that was made before."""
+    """A PEM file with key and certificate, self-signed or signed by an issuer that was created before."""
     pem, new_key, new = (directory / f"{name}.{end}" for end in ("pem", "key", "crt"))
     words = ["openssl", "req", "-x509", "-config", "/dev/stdin", "-days", "2", "-nodes", "-utf8"]
     words += [
@@ -106,12 +106,12 @@ def certificate(
 
 
 def authorities(directory: Path) -> str:
-    """Makes them; the certificates of those that are trusted."""
+    """Create all authorities; returns the certificates of the trusted ones."""
     for name, (extensions, issuer, _trusted) in AUTHORITIES.items():
         certificate(directory, name, issuer, extensions=extensions)
     return "".join((directory / f"{name}.crt").read_text() for name, (*_, trusted) in AUTHORITIES.items() if trusted)
 
 
 def identity(directory: Path, relay: Relay) -> Path:
-    """Its PEM file, signed by one of the authorities that are in the directory."""
+    """The relay's PEM file, signed by its authority in the directory."""
     return certificate(directory, "relay", relay.authority, relay.subject, relay.extensions, relay.key)

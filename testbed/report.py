@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What tests that take long tell: how far they are, and tables for docs/tested.md. `tools/test --long` reads both."""
+"""Reports of long tests: their progress, and tables for docs/tested.md. `tools/test --long` reads both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LOCK = threading.Lock()
 
 
 def progress(text: str) -> None:
-    """One more thing is done."""
+    """Report a line of progress."""
     with _LOCK:
         FOLDER.mkdir(parents=True, exist_ok=True)
         with (FOLDER / "progress").open("a") as file:
@@ -21,7 +21,7 @@ def progress(text: str) -> None:
 
 
 class Table:
-    """A table in Markdown, `.cache/long/NAME.md`, which has each row as soon as it is added."""
+    """A table in Markdown, `.cache/long/NAME.md`. Each row is written as soon as it is added."""
 
     def __init__(self, name: str, title: str, columns: Sequence[str]) -> None:
         self._file = FOLDER / f"{name}.md"
@@ -29,7 +29,7 @@ class Table:
         self._begun = False
 
     def add(self, cells: Sequence[str]) -> None:
-        """A row; the first one replaces the table of an earlier run."""
+        """Add a row; the first one replaces the table of an earlier run."""
         with _LOCK:
             FOLDER.mkdir(parents=True, exist_ok=True)
             if not self._begun:

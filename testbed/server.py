@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mail servers under test, and how tests run on all of a scenario's at the same time."""
+"""Mail servers under test, and a way to run a test on all servers of a scenario at the same time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from testbed.containers import PATIENCE, docker, wait_for
 
 @dataclass(frozen=True)
 class Server:
-    """A server by its container, with its primary domain."""
+    """A server with its container and its primary domain."""
 
     container: str
     domain: str
@@ -28,7 +28,7 @@ class Server:
 
     @property
     def hostname(self) -> str:
-        """As MX and in EHLO."""
+        """Name in MX and EHLO."""
         return f"mail.{self.domain}"
 
     @property
@@ -37,29 +37,29 @@ class Server:
         return {self.domain: "mail", self.hostname: "mail"}
 
     def key(self, name: bytes, timeout: int = 5) -> bytes | None:
-        """The DKIM record of a name; the name server has it."""
+        """The DKIM record of a name, from the name server."""
         return dns.dkim_record(name, timeout)
 
     def run(self, *command: str, user: str = "root") -> str:
-        """Standard output of a command on the server; AssertionError when it fails."""
+        """Standard output of a command on the server; AssertionError if it fails."""
         return containers.run(self.container, *command, user=user)
 
     def sh(self, script: str) -> str:
-        """Standard output of a script, without space around; AssertionError when it fails."""
+        """Stripped standard output of a script; AssertionError if it fails."""
         return self.run("sh", "-c", script).strip()
 
     def python(self, program: str, *arguments: str, user: str = "nobody") -> str:
-        """Standard output of a Python program; AssertionError when it fails."""
+        """Standard output of a Python program; AssertionError if it fails."""
         words = ["exec", "--interactive", "--user", user, self.container, "python3", "-", *arguments]
         return docker(*words, data=program.encode()).decode()
 
     def sendmail(self, text: str, *arguments: str, user: str = "root") -> None:
-        """A message goes to the host's sendmail command. AssertionError when that does not take it."""
+        """Submit a message by the host's sendmail command. AssertionError if it is refused."""
         words = ["exec", "--interactive", "--user", user, self.container, "/usr/sbin/sendmail", *arguments]
         docker(*words, data=text.encode())
 
     def main_pid(self, unit: str) -> int:
-        """Process number of the running service; 0 unless it is active."""
+        """PID of the service's main process; 0 unless it is active."""
         shown = self.run("systemctl", "show", "-p", "MainPID", "-p", "ActiveState", f"{unit}.service").split()
         values = dict(line.split("=") for line in shown)
         return int(values["MainPID"]) if values["ActiveState"] == "active" else 0
@@ -69,7 +69,7 @@ class Server:
         return self.run("smtpctl", "show", "queue")
 
     def settle(self, timeout: float = PATIENCE) -> None:
-        """Wait until nothing is in the queue any more."""
+        """Wait until the queue is empty."""
         wait_for(lambda: not self.queue(), timeout, f"{self.container}'s queue is empty")
 
 
@@ -77,7 +77,7 @@ S = TypeVar("S", bound=Server)
 
 
 def on_all(servers: Sequence[S], check: Callable[[S], object]) -> None:
-    """Call it for all servers at the same time. Raises what it raises, a group of errors if there are several."""
+    """Call `check` for all servers at the same time. Raises its error, or a group of errors."""
     with ThreadPoolExecutor() as pool:
         answers = [(server, pool.submit(check, server)) for server in servers]
     errors = []
@@ -90,7 +90,7 @@ def on_all(servers: Sequence[S], check: Callable[[S], object]) -> None:
 
 
 def for_all(servers: Sequence[S]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator: the test runs for all servers at the same time. Its parameter ``server`` is the server."""
+    """Decorator: run the test for all servers at the same time. Its parameter ``server`` is the server."""
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(test)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""DKIM as a recipient's side sees it: dkimpy, which the collection's signer does not use, verifies."""
+"""DKIM from the recipient's side: verification with dkimpy, which the collection's signer does not use."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def _crlf(raw: bytes) -> bytes:
 
 
 def fields(raw: bytes, name: str) -> list[str]:
-    """The values of all header fields of this name, unfolded, the topmost first."""
+    """The values of all header fields with this name, unfolded, topmost first."""
     header = _crlf(raw).partition(b"\r\n\r\n")[0] + b"\r\n"
     found = re.findall(rb"(?im)^%s[ \t]*:(.*\r\n(?:[ \t].*\r\n)*)" % re.escape(name.encode()), header)
     return [" ".join(value.decode(errors="replace").split()) for value in found]
 
 
 def signatures(raw: bytes) -> list[dict[str, str]]:
-    """The tags of each DKIM-Signature field (RFC 6376 §3.2), the topmost first."""
+    """The tags of each DKIM-Signature field (RFC 6376 §3.2), topmost first."""
     texts = ["".join(value.split()) for value in fields(raw, "DKIM-Signature")]
     return [dict(pair.split("=", 1) for pair in text.split(";") if pair) for text in texts]
 
 
 def verifies(raw: bytes, index: int = 0, key: Key = dns.dkim_record) -> bool:
-    """Whether this signature holds, with keys from the test bed's name server unless told otherwise."""
+    """Whether this signature is valid, with keys from the test bed's name server unless `key` is given."""
     try:
         return bool(dkim.DKIM(_crlf(raw)).verify(index, dnsfunc=key))
     except dkim.DKIMException:
@@ -46,7 +46,7 @@ def verifies(raw: bytes, index: int = 0, key: Key = dns.dkim_record) -> bool:
 
 
 def author(raw: bytes) -> str:
-    """The address in the From field, of which there is one."""
+    """The address in the only From field."""
     found = fields(raw, "From")
     assert len(found) == 1, found
     return parseaddr(found[0])[1]
@@ -58,9 +58,9 @@ def author_domain(raw: bytes) -> str:
 
 
 def check_signed(server: Server, raw: bytes, others: bool = False) -> dict[str, str]:
-    """One signature, good, by a domain of the server's, aligned with From (RFC 7489 §3.1.1). Returns its tags.
+    """Assert one valid signature of the server, aligned with From (RFC 7489 §3.1.1). Returns its tags.
 
-    ``others``: whether signatures that are not the server's may stand below it.
+    ``others``: whether signatures of other domains may be below it.
     """
     found = signatures(raw)
     ours = [number for number, one in enumerate(found) if one["d"] in server.selectors]
@@ -76,11 +76,11 @@ def check_signed(server: Server, raw: bytes, others: bool = False) -> dict[str, 
 
 
 class Peer:
-    """A mail domain elsewhere that signs; its server is the machine that runs the tests."""
+    """An external mail domain that signs; its server is the machine that runs the tests."""
 
     def __init__(self, domain: str) -> None:
         self.domain = domain
-        # Verifiers remember the key of a selector, even from an earlier run of the tests.
+        # Verifiers cache the key of a selector, even from an earlier run of the tests.
         self.selector = f"s{time.time():.0f}"
         self.key = _openssl(["genrsa", "-traditional", "2048"])
         public = base64.b64encode(_openssl(["rsa", "-pubout", "-outform", "DER"], self.key)).decode()
@@ -92,13 +92,14 @@ class Peer:
             {self.selector}._domainkey TXT "v=DKIM1; k=rsa; p=" "{public[:200]}" "{public[200:]}"
             '''.replace("            ", ""),
         )
-        # The name server takes it in some moments later.
+        # The name server serves it a moment later.
         wait_for(lambda: dns.query(f"{self.selector}._domainkey.{domain}", "TXT"), what=f"the key of {domain}")
 
-    def sign(self, message: EmailMessage) -> bytes:
-        """The message with a DKIM-Signature field on top, as it goes over SMTP."""
+    def sign(self, message: EmailMessage | bytes, canonicalization: str = "relaxed/simple") -> bytes:
+        """The message with a DKIM-Signature field on top, in its form on the wire."""
         wire = smtp.wire(message)
-        return bytes(dkim.sign(wire, self.selector.encode(), self.domain.encode(), self.key)) + wire
+        names = tuple(name.encode() for name in canonicalization.split("/"))
+        return bytes(dkim.sign(wire, self.selector.encode(), self.domain.encode(), self.key, canonicalize=names)) + wire
 
 
 def _openssl(words: list[str], data: bytes = b"") -> bytes:

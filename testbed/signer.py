@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The signing proxy alone on a host: what is handed to it there, and what its next hop got."""
+"""The signing proxy alone on a host: messages submitted to it there, and those that its next hop got."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ except OSError as error:
 
 @pytest.fixture
 def next_hop(host: Any, container: str) -> None:
-    """A next hop runs that keeps what it gets. The host needs python3-aiosmtpd."""
+    """Start a next hop that keeps what it gets. The host needs python3-aiosmtpd."""
     if host.run("systemctl is-active next-hop").rc:
         containers.write(container, "/root/next_hop.py", Path(__file__).with_name("next_hop").read_bytes())
         host.run_test("systemd-run --unit=next-hop --quiet /usr/bin/python3 /root/next_hop.py")
@@ -39,26 +39,26 @@ def next_hop(host: Any, container: str) -> None:
 
 
 def send(container: str, sender: str, message: bytes, recipient: str = "carol@far.test") -> str:
-    """Hand a message to the proxy on the host; `taken`, or what it answered, or why it could not be reached."""
+    """Submit a message to the proxy on the host; returns `taken`, its refusal, or why it could not be reached."""
     answer = containers.docker("exec", "-i", container, "python3", "-c", _SEND, sender, recipient, data=message)
     return answer.decode().strip()
 
 
 def compose(author: str, body: bytes = b"Hello.\r\n") -> tuple[str, bytes]:
-    """A marker and a message that has it as subject."""
+    """A marker, and a message with it as subject."""
     marker = uuid.uuid4().hex
     head = f"From: {author}\r\nTo: carol@far.test\r\nSubject: {marker}\r\nDate: Sun, 22 Nov 2026 12:00:00 +0000\r\n"
     return marker, head.encode() + f"Message-ID: <{marker}@our.test>\r\n\r\n".encode() + body
 
 
 def kept(container: str, marker: str) -> bytes | None:
-    """The message as the next hop took it."""
+    """The message as the next hop got it."""
     path = containers.run(container, "sh", "-c", f"grep -rl {marker} /root/next_hop || true").strip()
     return containers.docker("exec", container, "cat", path) if path else None
 
 
 def verified(container: str, message: bytes | None) -> tuple[str, str]:
-    """Domain and selector of the one signature, which holds with the key on the host."""
+    """Domain and selector of the only signature, which is verified with the key on the host."""
     assert message
     [tags] = signatures(message)
     domain, selector = tags["d"], tags["s"]

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mail in both directions: submission with a login, and delivery to port 25 as another MTA does it."""
+"""Mail in both directions: submission with a login, and delivery to port 25 as by another MTA."""
 
 from __future__ import annotations
 
 import smtplib
+import socket
 import ssl
 import time
 import uuid
@@ -15,18 +16,29 @@ from testbed.containers import PATIENCE
 
 PEER = "peer.world.test"
 CLIENT = "client.world.test"
-# Spam filters refuse it (https://spamassassin.apache.org/gtube/).
+# A text that spam filters refuse (https://spamassassin.apache.org/gtube/).
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 
 
 def tls(authority: str | None = None) -> ssl.SSLContext:
-    """A client's TLS settings: TLS 1.2 at least; certificates are verified when `authority` (a PEM file) is given."""
+    """A client's TLS settings: at least TLS 1.2; certificates are verified if `authority` (a PEM file) is given."""
     context = ssl.create_default_context(cafile=authority)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if authority is None:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def handshake(address: str, port: int, context: ssl.SSLContext, name: str | None = None) -> ssl.SSLSocket:
+    """A TLS connection, by STARTTLS on 25 and 587. `name`: server name that the client requests (SNI)."""
+    if port not in (25, 587):
+        return context.wrap_socket(socket.create_connection((address, port), timeout=60), server_hostname=name)
+    session = smtplib.SMTP(address, port, timeout=60, local_hostname=PEER)
+    session.ehlo()
+    code, text = session.docmd("STARTTLS")
+    assert code == 220 and session.sock, text
+    return context.wrap_socket(session.sock, server_hostname=name)
 
 
 def compose(
@@ -46,12 +58,12 @@ def compose(
 
 
 def wire(message: EmailMessage | bytes) -> bytes:
-    """The message as it goes over SMTP: CRLF line endings (RFC 5321 §2.3.8). Bytes stay as they are."""
+    """The message in its form on the wire, with CRLF line endings (RFC 5321 §2.3.8). Bytes are not changed."""
     return message if isinstance(message, bytes) else message.as_bytes(policy=message.policy.clone(linesep="\r\n"))
 
 
 def login(host: str, port: int, user: str, password: str, context: ssl.SSLContext | None = None) -> smtplib.SMTP:
-    """A session that is logged in, over implicit TLS on 465 and STARTTLS elsewhere; smtplib's errors when refused."""
+    """A logged-in session, over implicit TLS on 465 and STARTTLS elsewhere; smtplib's errors if refused."""
     session: smtplib.SMTP
     if port == 465:
         session = smtplib.SMTP_SSL(host, port, context=context or tls(), timeout=PATIENCE, local_hostname=CLIENT)
@@ -73,7 +85,7 @@ def submit(
     port: int = 587,
     options: Sequence[str] = (),
 ) -> None:
-    """Hand a message in as a mail client does. Raises smtplib's errors; a recipient refused is one as well.
+    """Submit a message as a mail client does. Raises smtplib's errors, also for a single refused recipient.
 
     `options`: of MAIL FROM, e.g. `BODY=8BITMIME`.
     """
@@ -91,7 +103,7 @@ def deliver(
     helo: str = PEER,
     patience: float = PATIENCE,
 ) -> None:
-    """Bring a message to port 25 as an MTA of the world does: STARTTLS where offered, patient with 4xx.
+    """Deliver a message to port 25 as another MTA does: with STARTTLS if offered, and retries after 4xx.
 
     Raises smtplib's errors for 5xx, and for 4xx that last longer than `patience` seconds.
     """
@@ -108,13 +120,13 @@ def deliver(
                     raise smtplib.SMTPRecipientsRefused(refused)
                 return
         except (smtplib.SMTPException, OSError) as error:
-            if not _temporary(error) or time.monotonic() > end:
+            if not temporary(error) or time.monotonic() > end:
                 raise
             time.sleep(2)
 
 
-def _temporary(error: Exception) -> bool:
-    """Whether an MTA would try again (RFC 5321 §4.2.1)."""
+def temporary(error: Exception) -> bool:
+    """Whether an MTA would retry (RFC 5321 §4.2.1)."""
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return any(400 <= code < 500 for code, _text in error.recipients.values())
     if isinstance(error, smtplib.SMTPResponseException):

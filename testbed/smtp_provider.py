@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A small SMTP server with TLS and AUTH, which plays a relay provider on loopback."""
+"""A small SMTP server with TLS and AUTH that plays a relay provider on loopback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def self_signed(directory: Path, name: str, days: int = 2) -> Path:
-    """A PEM file with a key and a certificate for ``name`` and no other name; beside it ``.key`` and ``.crt`` alone."""
+    """A PEM file with a key and a certificate for ``name`` only; ``.key`` and ``.crt`` files are beside it."""
     pem, key, certificate = (directory / f"{name}.{end}" for end in ("pem", "key", "crt"))
     subprocess.run(
         [
@@ -46,9 +46,9 @@ def self_signed(directory: Path, name: str, days: int = 2) -> Path:
 
 @dataclass
 class Provider:
-    """Takes one login over TLS and remembers each command, and what came in clear.
+    """Accepts one login over TLS; records each command, and all lines that came without TLS.
 
-    ``keywords``: what EHLO offers under TLS. ``polite``: whether it answers QUIT. ``null_sender``: its reply to it.
+    ``keywords``: of EHLO under TLS. ``polite``: whether it answers QUIT. ``null_sender``: its reply to MAIL FROM:<>.
     """
 
     pem: Path
@@ -71,7 +71,7 @@ class Provider:
         self.port = self._listener.getsockname()[1]
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version, self._context.maximum_version = self.versions
-        # As a server has it that speaks old versions: OpenSSL's own level does not.
+        # For old TLS versions, which OpenSSL's default level refuses.
         self._context.set_ciphers("ALL:@SECLEVEL=0")
         self._context.load_cert_chain(self.pem)
         self._thread = threading.Thread(target=self._serve)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Steady mail to a server while something happens to it: what each try to bring a message was answered, and when."""
+"""Steady mail to a server during a fault: the answer to each delivery attempt, and its time."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from dataclasses import dataclass, field
 
 from testbed import smtp
 
-# Seconds. Real senders wait minutes for a reply (RFC 5321 section 4.5.3.2) and longer before they try again.
+# Seconds. Real senders wait minutes for a reply (RFC 5321 section 4.5.3.2) and longer before they retry.
 EVERY = 1
 CONNECT, REPLY = 10, 30
 PAUSES = (3, 6, 12)
-# At once; fewer than one address may have. Only one where nobody has answered, as MTAs do: each connection that is not
-# taken counts for two minutes.
+# Open at once; fewer than one address may have. As in MTAs, only one while the server does not answer: each connection
+# that is not accepted counts for two minutes.
 CONNECTIONS = 10
 
 
 @dataclass(frozen=True)
 class Try:
-    """One try. Times in seconds since the epoch; `code`: of the last reply, 0 where none came or none could.
+    """One delivery attempt. Times in seconds since the epoch; `code`: of the last reply, 0 without one.
 
-    `text`: of that reply, or what went wrong. `unseen`: all of the message had been said and no answer came, so that
-    the server may have it.
+    `text`: of that reply, or the error. `unseen`: the whole message was sent without an answer, so that the server may
+    have it.
     """
 
     begun: float
@@ -56,17 +56,17 @@ class Mail:
 
     @property
     def taken(self) -> float:
-        """When it was answered 250; 0: not so far."""
+        """When it was answered 250; 0 if not yet."""
         return next((one.ended for one in self.tries if one.taken), 0)
 
     @property
     def unseen(self) -> int:
-        """How many answers did not come, after which the server may have taken the message."""
+        """Number of attempts without an answer after which the server may have the message."""
         return sum(one.unseen for one in self.tries)
 
 
 class _Session(smtplib.SMTP):
-    """Its connection ends with a reset: one that the server does not look at would count as open for a minute more."""
+    """Closes with a reset, as a connection that the server does not read would count as open for another minute."""
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         found: socket.socket = super()._get_socket(host, port, CONNECT)  # type: ignore[misc]
@@ -80,7 +80,7 @@ class _TlsSession(smtplib.SMTP_SSL, _Session):
 
 
 def stranger(host: str) -> smtplib.SMTP:
-    """A session on port 25, as an MTA of the world has it."""
+    """A session on port 25, as another MTA opens it."""
     session = _Session(host, 25, timeout=REPLY, local_hostname=smtp.PEER)
     session.ehlo()
     session.starttls(context=smtp.tls())
@@ -97,9 +97,9 @@ def user(host: str, name: str, password: str) -> smtplib.SMTP:
 
 
 class Sender:
-    """Brings one message a second while its `with` block runs, to the recipients in turn, each until it is answered.
+    """Sends one message a second while its `with` block runs, to the recipients in turn.
 
-    Senders wait and try again after a 4xx reply, and when there is no connection or no answer.
+    Each message is retried after a 4xx reply, and if there is no connection or no answer.
     """
 
     def __init__(self, connect: Callable[[], smtplib.SMTP], sender: str, recipients: Sequence[str], mark: str) -> None:
@@ -110,7 +110,7 @@ class Sender:
         self._busy, self._answers = 0, True
 
     def __enter__(self) -> Sender:
-        # A thread for each message that waits.
+        # A thread for each waiting message.
         self._pool = ThreadPoolExecutor(1000)
         self._pool.submit(self._begin)
         return self
@@ -121,7 +121,7 @@ class Sender:
         self._pool.shutdown()
 
     def enough(self) -> None:
-        """No new messages; what has not been taken is tried further."""
+        """Begin no new messages; those not yet accepted are retried."""
         self._enough.set()
 
     def _begin(self) -> None:
@@ -191,18 +191,18 @@ class Sender:
 
     @property
     def tries(self) -> list[Try]:
-        """All that have ended, in the order in which they began."""
+        """All finished attempts, in the order of their beginning."""
         return sorted((one for mail in self.mails for one in mail.tries), key=lambda one: one.begun)
 
     def well(self, seconds: float = 10) -> bool:
-        """Whether it was answered 250 all the time in the last seconds, a few times at least."""
+        """Whether at least four attempts began in the last seconds and all were answered 250."""
         last = [one for one in self.tries if one.begun > time.time() - seconds]
         return len(last) >= 4 and all(one.taken for one in last)
 
     def takes_again(self, since: float, until: float) -> float | None:
-        """Seconds from `since` until it was answered 250 and went on being so up to `until`; None: it was not.
+        """Seconds from `since` to the first 250 after which no attempt failed before `until`; None without one.
 
-        A time that is over: tries that are under way do not count.
+        `until` must be in the past, as unfinished attempts do not count.
         """
         tries = [one for one in self.tries if since <= one.begun <= until]
         failed = max((one.begun for one in tries if not one.taken), default=0)
@@ -211,5 +211,5 @@ class Sender:
 
     @property
     def waiting(self) -> list[Mail]:
-        """Messages that have not been answered 250."""
+        """Messages without a 250 so far."""
         return [mail for mail in self.mails if not mail.taken]

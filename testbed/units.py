@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What services may do on their host, as systemd-analyze(1) counts it: 0 is nothing, 10 is everything that root may."""
+"""Exposure of services as rated by systemd-analyze(1): 0 is no access to the host, 10 is all that root has."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from testbed import containers
+from testbed.playbook import CHECKOUT
 
-OURS = 3.0
+DOCUMENT = CHECKOUT / "docs" / "security.md"
+
+
+def figures() -> dict[str, float]:
+    """The table of the document: unit, without the suffix, to its highest permitted exposure."""
+    return {
+        unit: float(figure)
+        for unit, figure in re.findall(r"(?m)^\| `([^`]+)`[^|]*\| ([\d.]+) \|", DOCUMENT.read_text())
+    }
 
 
 def services(container: str) -> list[str]:
-    """Those that the roles have written, as names of systemd's."""
+    """Names of the service units that the roles have written."""
     folder = "/etc/systemd/system"
     found = containers.run(
         container, "find", folder, "-maxdepth", "1", "-name", "*.service", "-type", "f", "-printf", "%f\n"
@@ -22,7 +31,7 @@ def services(container: str) -> list[str]:
 
 
 def exposure(container: str, unit: str) -> float:
-    """Overall exposure of a unit as it is loaded, its drop-ins included."""
+    """Overall exposure of a loaded unit, drop-ins included."""
     said = containers.run(container, "systemd-analyze", "security", "--no-pager", unit)
     last = re.search(r"Overall exposure level for \S+: ([0-9.]+) ", said)
     assert last, said
@@ -30,8 +39,9 @@ def exposure(container: str, unit: str) -> float:
 
 
 def too_exposed(container: str, daemons: Mapping[str, float]) -> dict[str, float]:
-    """Services that may do more than they should: ours, one at least, and Debian's, with a bound each."""
-    bounds = {**dict.fromkeys(services(container), OURS), **daemons}
+    """Services above their bound, with their exposure: ours by the document, and Debian's ``daemons`` by theirs."""
+    documented = figures()
+    bounds = {**{unit: documented[unit.removesuffix(".service")] for unit in services(container)}, **daemons}
     assert len(bounds) > len(daemons)
     with ThreadPoolExecutor() as pool:
         found = dict(zip(bounds, pool.map(lambda unit: exposure(container, unit), bounds), strict=True))
