@@ -9,9 +9,9 @@ import ssl
 import subprocess
 
 import pytest
-from servers import Server, both
 
-from testbed import smtp
+from testbed.servers import Server, both
+from testbed.smtp import handshake, tls
 
 PORTS = [25, 465, 587, 993]
 MANAGESIEVE = 4190  # STARTTLS of its own kind
@@ -26,17 +26,6 @@ def context(version: ssl.TLSVersion, side: int = ssl.PROTOCOL_TLS_CLIENT) -> ssl
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version = context.maximum_version = version
     return context
-
-
-def handshake(address: str, port: int, context: ssl.SSLContext, name: str | None = None) -> ssl.SSLSocket:
-    """A TLS connection, by STARTTLS on 25 and 587. `name`: whom the client wants to reach."""
-    if port not in (25, 587):
-        return context.wrap_socket(socket.create_connection((address, port), timeout=60), server_hostname=name)
-    session = smtplib.SMTP(address, port, timeout=60, local_hostname=smtp.PEER)
-    session.ehlo()
-    code, text = session.docmd("STARTTLS")
-    assert code == 220 and session.sock, text
-    return context.wrap_socket(session.sock, server_hostname=name)
 
 
 @both
@@ -54,17 +43,6 @@ def test_only_mail_ports_are_open(server: Server) -> None:
 def test_closed_from_outside(server: Server, port: int) -> None:
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((server.ip, port), timeout=60).close()
-
-
-@pytest.mark.parametrize("port", PORTS)
-@both
-def test_ipv6(server: Server, port: int) -> None:
-    addresses = server.run("ip", "-6", "-oneline", "address", "show", "dev", "eth0", "scope", "link").split()
-    address = addresses[addresses.index("inet6") + 1].split("/")[0]
-    network = subprocess.run(
-        ["docker", "network", "inspect", "-f", "{{.Id}}", "selfhosted-mail"], check=True, capture_output=True, text=True
-    ).stdout
-    handshake(f"{address}%br-{network[:12]}", port, context(ssl.TLSVersion.TLSv1_3)).close()
 
 
 OLD = [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1]
@@ -114,7 +92,7 @@ def test_client_could_speak_old_tls(version: ssl.TLSVersion, tmp_path: object) -
 @both
 def test_certificate_names_the_server(server: Server, port: int) -> None:
     """A client that was told once to trust it never has to be asked again."""
-    with handshake(server.ip, port, smtp.tls()) as session:
+    with handshake(server.ip, port, tls()) as session:
         shown = session.getpeercert(binary_form=True)
     assert shown
     trusting = ssl.create_default_context(cadata=shown)

@@ -10,9 +10,9 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from servers import SERVERS, Server
 
 from testbed.playbook import run_site
+from testbed.servers import SERVERS, Server
 
 pytestmark = pytest.mark.disruptive
 
@@ -79,7 +79,7 @@ CASES: dict[str, tuple[str, dict[str, object], str]] = {
     "MD5 hash": ("mail_accounts", {"mail_accounts": [{**ALICE, "password_hash": "$1$seCret99$" + "x" * 22}]}, "alice"),
     "cut hash": ("mail_accounts", {"mail_accounts": [{**ALICE, "password_hash": "$2y$05$seCret99"}]}, "alice"),
     "send as strangers": ("mail_accounts", {"mail_accounts": [{**ALICE, "send_as": ["@far.test"]}]}, "far.test"),
-    "nobody takes mail": ("mail_accounts", {"mail_accounts": [{**ALICE, "send_only": True}]}, "takes mail"),
+    "nobody takes mail": ("mail_accounts", {"mail_accounts": [{**ALICE, "send_only": True}]}, "receives mail"),
     "unknown alias domain": ("mail_domain_aliases", {"mail_domain_aliases": {"far.test": "twelve.test"}}, "far.test"),
     "forwarding refused": (
         "mail_aliases",

@@ -9,10 +9,10 @@ import dns.message
 import dns.query
 import dns.rdatatype
 import pytest
-from servers import Server, both
 
 from testbed.dns import SERVER as NAME_SERVER
 from testbed.dns import query
+from testbed.servers import Server, both
 
 
 def zones(server: Server) -> dict[str, str]:

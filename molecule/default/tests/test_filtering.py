@@ -10,13 +10,28 @@ import time
 import uuid
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from functools import cache
 
 import pytest
-from servers import FRIEND, RELAY, SERVERS, STRANGER, Server, both, check_relayed
 
 from testbed import dns, provider, smtp
 from testbed.containers import wait_for
-from testbed.signatures import Peer
+from testbed.servers import FRIEND, RELAY, SERVERS, STRANGER, Server, both, check_relayed
+from testbed.signatures import Peer, verifies
+
+# How it is canonicalized, and the body.
+ODD_SPACE = {
+    "blanks in lines at the end": ("relaxed/relaxed", b"Hello.\r\n     \r\n\r\n"),
+    "a blank at the end": ("relaxed/relaxed", b"Hello.\r\nbye \r\n"),
+    "a tab at the end": ("relaxed/relaxed", b".x\r\n..\r\n.\t\r\n"),
+    "blanks alone": ("relaxed/relaxed", b"   \r\n"),
+    "form feeds": ("relaxed/relaxed", b"a\r\n\f\r\nb \f c\r\n"),
+    "vertical tabs": ("relaxed/relaxed", b"a\r\nb \v c\r\n"),
+    "nothing": ("simple/simple", b""),
+    "an empty line": ("simple/simple", b"\r\n"),
+    "empty lines at the end": ("relaxed/simple", b"x\r\n\r\n\r\n"),
+    "blanks at the end, simple": ("simple/simple", b"last line\r\nx  \r\n"),
+}
 
 
 def parsed(raw: bytes) -> EmailMessage:
@@ -108,10 +123,10 @@ def test_dmarc_quarantine(server: Server) -> None:
     assert re.search(r"\bdmarc=(fail|quarantine)\b", str(arrived["Authentication-Results"]))
 
 
-@both
-def test_a_signature_satisfies_dmarc(server: Server) -> None:
-    """A peer that says p=reject, by way of somebody whom its SPF does not name."""
-    peer = Peer(f"strict-{server.domain}")
+@cache
+def strict_peer(domain: str) -> Peer:
+    """One that says p=reject, and whose SPF names nobody."""
+    peer = Peer(domain)
     records = dns.query(f"{peer.selector}._domainkey.{peer.domain}", "TXT")[0]
     publish(
         peer.domain,
@@ -119,6 +134,30 @@ def test_a_signature_satisfies_dmarc(server: Server) -> None:
         f'{peer.selector}._domainkey TXT "{records[:200]}" "{records[200:]}"\n',
     )
     wait_for(lambda: dns.query(f"_dmarc.{peer.domain}", "TXT"), what="the policy")
+    return peer
+
+
+@pytest.mark.parametrize("case", ODD_SPACE)
+@both
+def test_a_signature_over_odd_white_space(server: Server, case: str) -> None:
+    """RFC 6376 sections 3.4.3 and 3.4.4. What Rspamd reads in another way goes to Junk unverified."""
+    canonicalization, body = ODD_SPACE[case]
+    peer = strict_peer(f"strict-{server.domain}")
+    message = smtp.compose(f"writer@{peer.domain}", [server.alice.address])
+    header = smtp.wire(message).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    signed = peer.sign(header + body, canonicalization)
+    assert verifies(signed)
+    smtp.deliver(server.ip, STRANGER, [server.alice.address], signed)
+    misread = b"\f" in body or (body.isspace() and canonicalization != "simple/simple")
+    arrived = server.mailbox(server.alice, str(message["Message-ID"]), folder="Junk" if misread else "INBOX")
+    assert misread or re.search(r"\bdmarc=pass\b", str(parsed(arrived)["Authentication-Results"]))
+    assert verifies(arrived[arrived.index(b"DKIM-Signature:") :])
+
+
+@both
+def test_a_signature_satisfies_dmarc(server: Server) -> None:
+    """By way of somebody whom the author's SPF does not name."""
+    peer = strict_peer(f"strict-{server.domain}")
     message = smtp.compose(f"writer@{peer.domain}", [server.alice.address])
     signed = peer.sign(message)
     smtp.deliver(server.ip, STRANGER, [server.alice.address], signed)

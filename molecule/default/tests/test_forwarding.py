@@ -7,10 +7,9 @@ import re
 import smtplib
 import uuid
 
-from servers import FRIEND, RELAY, SERVERS, STRANGER, Server, both
-
 from testbed import provider, smtp
 from testbed.playbook import run_site
+from testbed.servers import FRIEND, RELAY, SERVERS, STRANGER, Server, both
 from testbed.signatures import Peer, signatures, verifies
 
 

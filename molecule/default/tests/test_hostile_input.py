@@ -7,9 +7,9 @@ import smtplib
 from base64 import b64encode
 
 import pytest
-from servers import STRANGER, Server, both
 
 from testbed import smtp
+from testbed.servers import STRANGER, Server, both
 
 ANSWERED = 30  # seconds within which the server answers
 # Around the limits of our filter (60 000), of filter-rspamd (a line and 81 octets in 65 535) and of OpenSMTPD (65 533).
@@ -64,10 +64,10 @@ def test_every_length_of_a_line_around_the_limits(server: Server) -> None:
 
 
 @both
-def test_lines_of_users_are_held_to_the_same_limit(server: Server) -> None:
+def test_lines_of_users_are_held_to_the_limit_of_a_message(server: Server) -> None:
     message = smtp.wire(smtp.compose(server.alice.address, [server.bob.address]))
     with smtp.login(server.ip, 465, server.alice.address, server.alice.password) as session:
-        for length, wanted in ((65_500, 554), (60_000, 250), (60_001, 554)):
+        for length, wanted in ((65_500, 554), (998, 250), (999, 554)):
             session.mail(server.alice.address)
             session.rcpt(server.bob.address)
             assert session.data(message + b"x" * length + b"\r\n")[0] == wanted, length

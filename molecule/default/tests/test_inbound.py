@@ -10,9 +10,9 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 
 import pytest
-from servers import FRIEND, STRANGER, Server, both
 
 from testbed import imap, smtp
+from testbed.servers import FRIEND, STRANGER, Server, both
 from testbed.signatures import Peer
 
 
@@ -62,6 +62,25 @@ def test_several_recipients_at_once(server: Server) -> None:
     message = server.receive(server.alice.address, server.bob.address)
     for login in (server.alice, server.bob):
         server.mailbox(login, str(message["Message-ID"]))
+
+
+@both
+def test_one_copy_of_a_transaction(server: Server) -> None:
+    """For each mailbox that its recipients lead to, and for each tag; another transaction is another message.
+
+    The account is a new one: test_journals would find the error that Dovecot logs where its folder is missing. Nobody
+    has used this one, so nothing of Dovecot's is at work there while the folder goes that an earlier run has left.
+    """
+    quinn, domain = server.quinn, server.domain
+    server.run("rm", "-rf", f"/var/vmail/{domain}/quinn")
+    recipients = [f"{name}@{domain}" for name in ("quinn", "q", "quota", "quinn", "quinn+news", "Quinn+News")]
+    message = smtp.compose(STRANGER, recipients)
+    for number in (1, 2):
+        smtp.deliver(server.ip, STRANGER, recipients, message)
+        server.settle()
+        found = imap.messages(server.ip, quinn.address, quinn.password)
+        ours = [parsed(raw)["Delivered-To"] for raw in found if str(message["Message-ID"]).encode() in raw]
+        assert sorted(map(str.lower, ours)) == sorted([quinn.address, f"quinn+news@{domain}"] * number)
 
 
 @both

@@ -1,36 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""After all that mail, nothing in the journals that an administrator would have to look at."""
-
-from __future__ import annotations
-
-import re
+"""What the tests before these leave in the journals of both servers."""
 
 import pytest
-from servers import Server, both
+
+from testbed.journals import test_no_errors as test_no_errors
+from testbed.journals import test_no_failed_units as test_no_failed_units
+from testbed.journals import test_no_tracebacks as test_no_tracebacks
 
 pytestmark = pytest.mark.aftermath
-
-# Debian's filter-rspamd tells its start to standard error; strangers made up SRS addresses; OpenSMTPD's first start
-# looks for a folder that it makes a moment later; what a script redirects with the null sender and fails is dropped.
-EXPECTED = re.compile(
-    r"rspamd: \S+ \S+ (reading lines? (scanner|until ready)|responding desired filters)$|SRS failed to decode: SRS[01]="
-    r"|purge_task: opendir: No such file or directory$|warn: queue: no return path!$"
-)
-
-
-@both
-def test_no_errors(server: Server) -> None:
-    lines = server.journal("--priority=err", "--output=short-iso")
-    assert not [line for line in lines if not EXPECTED.search(line)]
-
-
-@both
-def test_no_tracebacks(server: Server) -> None:
-    lines = server.journal("--output=cat")
-    assert len(lines) > 100
-    assert not [line for line in lines if re.match(r"Traceback|panic:|fatal:|segfault", line)]
-
-
-@both
-def test_no_failed_units(server: Server) -> None:
-    assert server.run("systemctl", "list-units", "--failed", "--no-legend", "--plain") == ""

@@ -6,9 +6,10 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from servers import FRIEND, RELAY, Server, both, check_relayed
 
 from testbed import provider
+from testbed.forger import check_forger
+from testbed.servers import FRIEND, RELAY, Server, both, check_relayed
 from testbed.signatures import author_domain, check_signed
 
 
@@ -56,41 +57,8 @@ def test_report_to_a_stranger_leaves_signed(server: Server) -> None:
     check_relayed(server, kept)
 
 
-# Submits over SMTP without TLS or a login; prints the last answer.
-CLIENT = r"""
-import smtplib, sys
-address, port, sender, recipient, author, marker = sys.argv[1:]
-try:
-    with smtplib.SMTP(address, int(port), timeout=20) as session:
-        session.ehlo()
-        session.sendmail(sender, [recipient], f"From: {author}\r\nTo: {recipient}\r\nSubject: x\r\n\r\n{marker}\r\n")
-    print("taken")
-except (smtplib.SMTPException, OSError) as error:
-    print("refused", type(error).__name__, error)
-"""
-
-
-@pytest.mark.parametrize(
-    "door", ["127.0.0.1 25", "::1 25", "{ip} 25", "{link_local}%eth0 25", "127.0.0.1 10027", "127.0.0.1 10028"]
-)
+@pytest.mark.parametrize("door", ["127.0.0.1 25", "{ip} 25", "127.0.0.1 10027", "127.0.0.1 10028"])
 @both
 def test_local_user_cannot_send_unsigned(server: Server, door: str) -> None:
-    """Whatever a user without rights says to a port on the host, nothing leaves but what is signed and aligned."""
-    own = server.run("ip", "-6", "-o", "address", "show", "dev", "eth0", "scope", "link")
-    address, port = door.format(ip=server.ip, link_local=own.split()[3].split("/")[0]).split()
-    markers = []
-    for sender, author in [
-        ("ceo@bank.test", "ceo@bank.test"),
-        ("", "ceo@bank.test"),
-        (f"root@{server.hostname}", "ceo@bank.test"),
-        (server.alice.address, "ceo@bank.test"),
-        (server.alice.address, server.alice.address),
-        (f"nobody@{server.hostname}", f"nobody@{server.hostname}"),
-    ]:
-        markers.append(f"forged {uuid.uuid4()}")
-        answer = server.python(CLIENT, address, port, sender, FRIEND, author, markers[-1])
-        assert answer.startswith("refused ConnectionRefusedError"), answer
-    server.settle()
-    for kept in provider.kept(RELAY):
-        if any(marker.encode() in kept.raw for marker in markers):
-            check_relayed(server, kept)
+    address, port = door.format(ip=server.ip).split()
+    check_forger(server, address, int(port))

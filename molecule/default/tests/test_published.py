@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from servers import RELAY, Server, both
 
 from testbed import containers, dns
+from testbed.servers import RELAY, Server, both
 
 # What is wrong is asked again a second later.
 LOOK = "selfhosted-mail-dns@1.service"
@@ -62,6 +62,13 @@ def test_what_the_run_wrote_is_all_there(server: Server) -> None:
 
 
 @both
+def test_the_look_is_daily(server: Server) -> None:
+    timer = server.run("systemctl", "show", "-p", "ActiveState", "-p", "UnitFileState", "selfhosted-mail-dns.timer")
+    assert set(timer.split()) == {"ActiveState=active", "UnitFileState=enabled"}
+    assert "OnUnitInactiveSec=86400s" in server.run("systemctl", "cat", "selfhosted-mail-dns.timer").split()
+
+
+@both
 def test_each_fix_mends(server: Server) -> None:
     """A record is away, there are two of SPF, the key is another one's, and an include has gone."""
     domain, text = server.domain, zone_file(server.domain)
@@ -76,7 +83,7 @@ def test_each_fix_mends(server: Server) -> None:
             f"MX {domain}": ("error", "is missing"),
             f"DMARC _dmarc.{domain}": ("error", "is missing"),
             f"DKIM mail._domainkey.{domain}": ("error", "is not the key of this server"),
-            f"SPF {domain}": ("error", "there are 2 SPF records, and receivers take that for an error"),
+            f"SPF {domain}": ("error", "there are 2 SPF records, and receivers treat that as an error"),
             f"SPF {server.hostname}": ("warning", "include:_spf.provider.test is missing"),
             f"SRV _imaps._tcp.{domain}": ("warning", "is missing"),
         }
@@ -125,12 +132,13 @@ assert code == 0, error
 @pytest.mark.disruptive
 @both
 def test_a_network_that_lets_out_no_dns_but_to_the_providers_resolver(server: Server) -> None:
-    """Rspamd's resolver gets nowhere; the host's gets an answer."""
+    """Rspamd's resolver gets nowhere; the host's, which is systemd-resolved, gets an answer."""
 
     def resolution() -> Findings:
         return {one["subject"]: one for one in json.loads(server.run(PROVE, "--resolution"))}
 
-    assert not_ok(resolution()) == {}
+    # Debian's installer has put it to 127.0.1.1.
+    assert [*not_ok(resolution())] == ["own name"]
     drop = "meta skuid unbound meta l4proto { tcp, udp } th dport 53 drop"
     chain = f"chain out {{ type filter hook output priority 0; {drop}; }};"
     server.python(RULES, f"table inet closed {{ {chain} }}", user="root")
@@ -138,8 +146,8 @@ def test_a_network_that_lets_out_no_dns_but_to_the_providers_resolver(server: Se
         server.run("systemctl", "restart", "selfhosted-mail-resolver")
         found = resolution()["Rspamd"]
         assert found["status"] in ("error", "unknown") and "rspamd_resolver: none" in found["text"]
-        assert found["fix"] == f"rspamd_resolver_forwarders: [{dns.SERVER}]"
+        assert found["fix"] == "rspamd_resolver_forwarders: [127.0.0.53]"
     finally:
         server.python(RULES, "delete table inet closed", user="root")
         server.run("systemctl", "restart", "selfhosted-mail-resolver")
-    assert not_ok(resolution()) == {}
+    assert [*not_ok(resolution())] == ["own name"]

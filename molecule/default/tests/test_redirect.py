@@ -6,11 +6,11 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from servers import FRIEND, RELAY, SERVERS, STRANGER, Server, both, script
 
 from testbed import imap, provider, smtp
 from testbed.containers import wait_for
 from testbed.playbook import run_site
+from testbed.servers import FRIEND, RELAY, SERVERS, STRANGER, Server, both, script
 from testbed.signatures import Peer, author, fields, signatures, verifies
 
 

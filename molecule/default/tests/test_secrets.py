@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from servers import Server, both
+from testbed.containers import wait_for
+from testbed.servers import Server, both
 
 # Every file that contains one of these strings, whatever its name.
 SEARCH = r"""
@@ -46,6 +47,23 @@ def test_files_with_secrets_are_not_for_everybody(server: Server) -> None:
     assert any(path.startswith("/etc/selfhosted-mail/tls/") for path in paths), paths
     loose = [line for line in found if int(line[0], 8) & 0o137]
     assert not loose, "writable by a group or readable by others"
+
+
+@both
+def test_mail_is_for_its_owners(server: Server) -> None:
+    """In mailboxes, in the queue, on its way through the signing proxy, to Rspamd's lessons and from a proof."""
+    mail = "/var/vmail /var/spool/smtpd /var/cache/dkimproxy /var/lib/selfhosted-mail/{learn,full,proof}"
+    server.run("smtpctl", "pause", "mta")
+    try:
+        server.receive(server.bob.address)
+        server.submit()
+        wait_for(server.queue, what="a message waits")
+        assert len(server.run("bash", "-c", f"find {mail} -type f").splitlines()) > 2
+        for user in ("nobody", "www-data"):
+            readable = f"find {mail} -type f -readable 2>/dev/null || true"
+            assert server.run("bash", "-c", readable, user=user) == "", user
+    finally:
+        server.run("smtpctl", "resume", "mta")
 
 
 @both

@@ -6,10 +6,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from servers import FRIEND, RELAY, Server, both, check_relayed
 
 from testbed import provider, smtp
 from testbed.containers import wait_for
+from testbed.servers import FRIEND, RELAY, Server, both, check_relayed
 from testbed.signatures import check_signed
 
 pytestmark = pytest.mark.disruptive

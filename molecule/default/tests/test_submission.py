@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from email.message import EmailMessage
 
 import pytest
-from servers import FRIEND, RELAY, STRANGER, Server, both, check_relayed
 
 from testbed import provider, smtp
+from testbed.servers import FRIEND, RELAY, STRANGER, Server, both, check_relayed
 from testbed.signatures import check_signed, signatures, verifies
 
 

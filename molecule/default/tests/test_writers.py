@@ -12,10 +12,10 @@ from email import message_from_bytes, policy
 from email.utils import parseaddr
 
 import pytest
-from servers import FRIEND, RELAY, Login, Server, both, check_relayed, on_both
 
 from testbed import imap, provider, smtp
 from testbed.containers import PATIENCE, docker, wait_for
+from testbed.servers import FRIEND, RELAY, Login, Server, both, check_relayed, on_both
 from testbed.signatures import author, fields
 
 
@@ -184,7 +184,7 @@ def test_who_is_the_systems_user(server: Server, mallory: None) -> None:
     dynamic = "systemd-run --quiet --pipe --wait --collect -p DynamicUser=yes -p User=made-up"
     program = f'{dynamic} sh -c \'printf "%b" "$0" | sendmail -t\''
     text = message.format("x").replace("\n", "\\n")
-    with pytest.raises(AssertionError, match=r"may not send mail as|has no name"):
+    with pytest.raises(AssertionError, match=r"may not send mail as|has no user name"):
         server.run("sh", "-c", f"{program} '{text}'")
 
 
@@ -216,11 +216,30 @@ def test_without_sendmail_the_same_holds(server: Server, mallory: None) -> None:
 
 
 @both
+def test_the_signing_proxy_judges_again(server: Server) -> None:
+    """Here nothing has passed OpenSMTPD's filters."""
+    alice, bob = server.alice.address, server.bob.address
+    for sender, written in [
+        (alice, bob),
+        (alice, f"root@{server.hostname}"),
+        ("", alice),
+        (f"root@{server.hostname}", bob),
+    ]:
+        answer = server.python(CLIENT, "10027", sender, FRIEND, written, "x", user="root")
+        assert answer.startswith("refused") and "550" in answer, (sender, written, answer)
+    assert server.python(CLIENT, "10027", alice, FRIEND, alice, "x", user="root") == "taken\n"
+
+
+@both
 def test_filters_have_no_rights_of_the_mail_server(server: Server) -> None:
     for name in ("filter-message", "filter-rspamd", "filter-space"):
         pids = server.run("pgrep", "-f", name).split()
         users = {server.run("ps", "-o", "user=", "-p", pid).strip() for pid in pids}
         assert users == {"mailfilter"}, (name, users)
+        # It has users' mail in its memory, which is not for the others.
+        if name == "filter-message":
+            with pytest.raises(AssertionError, match="Permission denied"):
+                server.run("head", "-c", "1", f"/proc/{pids[0]}/environ", user="mailfilter")
     for path in ("/etc/selfhosted-mail/credentials", "/etc/selfhosted-mail/passwd", "/etc/opensmtpd/relay_credentials"):
         with pytest.raises(AssertionError, match="Permission denied"):
             server.run("cat", path, user="mailfilter")

@@ -147,7 +147,7 @@ def test_it_is_ready_when_systemd_says_so_and_has_nothing_to_complain_of(host):
         ("sender_map", "s/d=our.test/d=other.test/", "our.test: signed as other.test"),
         ("sender_map", "s/rsa-sha256/rsa-sha255/", "unsupported algorithm rsa-sha255"),
         ("sender_map", "s,keys/our.test.mail,keys/nothing,", "our.test: "),
-        ("sender_map", "/^[.] /d", "what comes from foreign domains is not refused"),
+        ("sender_map", "/^[.] /d", "mail from other domains is not refused"),
         ("dkimproxy_out.conf", "/^sender_map/d", "Error: no keyfile specified"),
         ("dkimproxy_out.conf", "s/^sender_map.*/sender_map nothing/", "nothing: file not found"),
         ("dkimproxy_out.conf", "/^relay/d", "Error: relay host was not specified"),

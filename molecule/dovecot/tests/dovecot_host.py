@@ -15,6 +15,7 @@ CAROL = ("carol@example.org", "first")
 DAVE = ("dave@example.org", "fourth")
 # Has a Sieve script from the administrator.
 ERIN = ("erin@example.org", "fifth")
+ODD = ("o'b_r=i~e-n.9@example.org", "sixth")
 
 _LMTP_CLIENT = r"""
 import json, smtplib, sys

@@ -86,8 +86,8 @@ def test_lmtp_socket_is_for_vmail_alone(host: Host, container: str) -> None:
     ("path", "user", "mode"),
     [
         ("/etc/dovecot/dovecot.conf", "root", 0o644),
-        ("/etc/dovecot/sieve/junk.sieve", "root", 0o644),
-        ("/etc/dovecot/sieve/junk.svbin", "root", 0o644),
+        ("/etc/dovecot/sieve/before.sieve", "root", 0o644),
+        ("/etc/dovecot/sieve/before.svbin", "root", 0o644),
         ("/etc/selfhosted-mail/passwd", "root", 0o440),
         ("/etc/selfhosted-mail/tls/privkey.pem", "root", 0o600),
         ("/var/vmail", "vmail", 0o700),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from dovecot_host import ALICE, CAROL, lmtp
+from dovecot_host import ALICE, CAROL, ODD, lmtp
 
 from testbed import imap, smtp
 from testbed.containers import docker, run
@@ -26,6 +26,11 @@ def test_message_arrives_as_it_was(container: str, address: str) -> None:
 @pytest.mark.parametrize("recipient", ["ALICE@Example.ORG", "alice+list@example.org", "Alice+List@example.org"])
 def test_spellings_of_an_address(deliver: Callable[..., str], address: str, recipient: str) -> None:
     imap.wait_message(address, *ALICE, deliver(recipient))
+
+
+@pytest.mark.parametrize("recipient", [ODD[0], ODD[0].replace("@", "+it's=~@").title()])
+def test_every_character_of_an_own_address(deliver: Callable[..., str], address: str, recipient: str) -> None:
+    imap.wait_message(address, *ODD, deliver(recipient))
 
 
 def test_each_recipient_has_a_copy(deliver: Callable[..., str], address: str) -> None:

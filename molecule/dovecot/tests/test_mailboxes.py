@@ -7,6 +7,7 @@ import base64
 import imaplib
 import json
 import re
+import secrets
 import time
 import uuid
 from collections.abc import Callable
@@ -68,6 +69,34 @@ def test_utf8_everywhere(container: str, address: str) -> None:
             box.delete(utf7(ZOO))
 
 
+WAYS = [
+    "../alice/Maildir",
+    "../../alice/Maildir",
+    "/var/vmail/example.org/alice/Maildir",
+    "~alice",
+    "user/alice",
+    "shared/alice@example.org",
+    "INBOX/../../../alice/Maildir",
+    "..",
+]
+
+
+def test_others_mailboxes_are_out_of_reach(host: Host, address: str, deliver: Callable[..., str]) -> None:
+    """All of them belong to one user of the host, so that Dovecot alone keeps them apart."""
+    deliver(ALICE[0])
+    others = "find /var/vmail /var/lib /tmp -path '*alice*' -path '*/[nc][eu][wr]/*' -printf '%p %s %T@\\n' | sort"
+    before = host.check_output(others)
+    assert "/alice/Maildir/" in before
+    with imap.session(address, *CAROL) as box:
+        for way in WAYS:
+            assert box.select(f'"{way}"')[0] == "NO", way
+            assert box.list('""', f'"{way}/*"')[1] == [None], way
+            # Whatever such a name is taken for, it is a folder of her own.
+            if box.create(f'"{way}/new"')[0] == "OK":
+                assert box.delete(f'"{way}/new"')[0] == "OK", way
+    assert host.check_output(others) == before
+
+
 def test_copy_in_sent_is_the_message(address: str) -> None:
     message = smtp.wire(smtp.compose(CAROL[0], ["friend@far.test"], "Grüße\n"))
     with imap.session(address, *CAROL) as box:
@@ -86,7 +115,22 @@ def test_words_are_found_by_the_index(host: Host, container: str, address: str) 
             return len(box.search(None, "BODY", word)[1][0].split()) == 1
 
     wait_for(indexed, what="the word is found")
-    assert host.check_output("find /var/vmail/example.org/carol/Maildir -name '*.glass' | head -1")
+    index = host.check_output("find /var/vmail/example.org/carol/Maildir -name '*.glass' | head -1")
+    assert bool(index) == container.endswith("13")
+
+
+def test_a_message_of_different_words_holds_up_no_search(container: str, address: str) -> None:
+    """Anybody can send it."""
+    words = "\n".join(secrets.token_hex(10) for _ in range(2000))
+    message = smtp.compose("sender@world.test", [CAROL[0]], words)
+    assert lmtp(container, smtp.wire(message), CAROL[0])[CAROL[0]][0] == 250
+
+    def found() -> bool:
+        with imap.session(address, *CAROL) as box:
+            box.select("INBOX", readonly=True)
+            return len(box.search(None, "BODY", words[-20:])[1][0].split()) == 1
+
+    wait_for(found, what="its last word is found")
 
 
 def test_compressed_messages_are_read_as_before(host: Host, container: str, address: str) -> None:

@@ -18,7 +18,7 @@ from testinfra.host import Host
 from testbed import containers, imap, smtp
 from testbed.containers import wait_for
 from testbed.firewall import check_needs_the_firewall
-from testbed.playbook import run_role
+from testbed.playbook import PLAIN, run_role
 
 testinfra_hosts = ["docker://dovecot-debian12", "docker://dovecot-debian13"]
 
@@ -132,7 +132,7 @@ def test_bad_values_are_refused_by_name(container: str) -> None:
 
 def test_output_shows_no_secret(host: Host, container: str) -> None:
     host.check_output("rm /etc/selfhosted-mail/passwd /etc/dovecot/dovecot.conf")
-    done = run_role(container, "--diff", "-vvv")
+    done = run_role(container, "--diff", "-vvv", environment=PLAIN)
     shown = done.output + host.check_output("journalctl --no-pager")
     assert "+ssl_min_protocol" in shown
     for secret in ("bättery", r"b\u00e4ttery", r"b\xe4ttery", "staple", "$6$"):

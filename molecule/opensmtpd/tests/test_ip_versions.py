@@ -34,6 +34,7 @@ def over_ipv6(host, container):
     host.run_test(f"ip address delete {own} dev eth0")
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("over_ipv6")
 def test_over_which_one_it_sends(host, container, address):
     """opensmtpd_ip_versions is [4] on the first server."""

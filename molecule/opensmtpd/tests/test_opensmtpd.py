@@ -174,6 +174,31 @@ def test_without_a_relay_an_alias_to_outside_is_forwarded_to_the_mx(address):
     assert kept.message["DKIM-Signature"] is None
 
 
+@pytest.mark.parametrize("recipient", ["pat@our.test", "chain0@our.test", "chain0+tag@our.test"])
+def test_an_apostrophe_and_aliases_of_aliases(address, recipient):
+    message = smtp.compose("stranger@world.test", [recipient])
+    smtp.deliver(address, "stranger@world.test", [recipient], message)
+    assert provider.wait_kept(MX, message["Message-ID"]).recipients == ("o'hara@direct.test",)
+
+
+@pytest.mark.parametrize("sender", ["o'brien@our.test", "o'neill@our.test"])
+def test_an_apostrophe_in_a_login(address, sender):
+    with smtplib.SMTP_SSL(address, 465, timeout=60, context=smtp.tls()) as session:
+        session.login("o'brien@our.test", "o'briens-password")
+        session.sendmail(sender, ["friend@direct.test"], smtp.compose(sender, ["friend@direct.test"]).as_bytes())
+
+
+def test_a_list_of_a_thousand_reaches_each_once(address):
+    message = smtp.compose("stranger@world.test", ["thousand@our.test"])
+    smtp.deliver(address, "stranger@world.test", ["thousand@our.test"], message)
+
+    def reached() -> list[str]:
+        return sorted(name for one in provider.kept(MX, message["Message-ID"]) for name in one.recipients)
+
+    containers.wait_for(lambda: len(reached()) >= 1000, 180, "a thousand deliveries")
+    assert reached() == sorted(f"o'member{number}@direct.test" for number in range(1000))
+
+
 def test_without_a_relay_signed_mail_goes_to_the_mx(container):
     marker = uuid.uuid4().hex
     text = f"From: alice@our.test\\nSubject: {marker}\\n\\n."
@@ -264,8 +289,8 @@ def test_on_debian_12_opensmtpd_alone_comes_from_backports(host, container):
     version = host.package("opensmtpd").version
     if container.endswith("12"):
         assert "~bpo12" in version
-        policy = host.check_output("apt-cache policy opensmtpd-extras")
-        assert "bookworm-backports" not in policy.split("Version table")[0]
+        # The suite may leave the mirrors, and every `apt update` would fail then.
+        assert "bookworm-backports" not in host.check_output("apt-get indextargets")
     else:
         assert "~bpo" not in version
 

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from testbed import containers, smtp
+from testbed.firewall import HOST, as_client, clients
 
 testinfra_hosts = ["docker://opensmtpd-debian12", "docker://opensmtpd-debian13"]
 
@@ -93,7 +94,21 @@ def test_recipients_of_a_message(address):
     assert codes[500] == 451
 
 
-def test_connections_of_an_address(host, address):
+# As many connections as are taken, which stay open.
+OPEN = """
+import socket, sys
+held = []
+try:
+    while len(held) < 40:
+        held.append(socket.create_connection((sys.argv[1], 25), timeout=60))
+except ConnectionRefusedError:
+    print(len(held))
+"""
+
+
+def test_connections_of_an_address(host, container, address):
+    with clients(container):
+        assert as_client(container, OPEN, HOST["ipv4"]).strip() == "10"
     held = []
     try:
         with pytest.raises(ConnectionRefusedError):

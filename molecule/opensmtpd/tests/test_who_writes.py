@@ -124,7 +124,7 @@ def test_users_of_the_host_write_as_themselves(container, user, sender, author, 
         ("nobody", "nobody", f"postmaster@{HOST}", 77, "550 5.7.1 nobody may not "),
         ("root", "alice@our.test", None, 77, "550 5.7.1 root may not send mail as alice@our.test."),
         ("root", "root", "alice@our.test", 77, "550 5.7.1 root may not send mail as alice@our.test."),
-        (NO_NAME, None, None, 77, f"user {NO_NAME} has no name to send mail under\n"),
+        (NO_NAME, None, None, 77, f"user id {NO_NAME} has no user name, so it cannot send mail\n"),
         ("bobby", f"bobby+:alice@our.test> SIZE=1@{HOST}", "alice@our.test", 64, "'bobby+:alice@our.test> SIZE=1"),
         ("bobby", "bobby\nx", None, 64, ""),
     ],
@@ -171,7 +171,7 @@ def test_who_has_no_name_is_not_greeted(container, port):
     if port == 10026:
         assert said.startswith("ConnectionRefusedError")
     else:
-        assert said == f"550 5.7.1 User {NO_NAME} of this host has no name to send mail under\n"
+        assert said == f"550 5.7.1 User id {NO_NAME} has no user name on this host, so it cannot send mail\n"
 
 
 @pytest.mark.parametrize(
@@ -323,6 +323,22 @@ def test_what_is_written_properly_before_opensmtpd_reads_it(address, container):
     assert '\nCc: "Roe, R" <r@far.test>,\n b@far.test\n' in header
     assert "\nSubject: x\n" in header
     assert header.count(f"@{HOST}") == header.count("Message-ID")
+
+
+def test_nothing_is_added_to_the_field_that_names_the_login(address):
+    """OpenSMTPD before 7.5 makes a first line that begins with a blank a part of its Received."""
+    with smtp.login(address, 465, *ALICE) as login:
+        login.mail("alice@our.test")
+        login.rcpt("alice@our.test")
+        code, words = login.data("\tauth=yes user=bob@our.test\r\nFrom: alice@our.test\r\n\r\nx\r\n")
+    assert code == 554 and words.endswith(b"begins with a blank"), words
+
+
+@pytest.mark.parametrize("own", ["127.0.0.1", "::1"])
+def test_the_host_itself_is_known_at_port_25(host, own):
+    """Addresses of IPv6 too, which OpenSMTPD before 7.8 does not find in every table."""
+    program = f"import smtplib; s = smtplib.SMTP('{own}', 25); s.ehlo('peer.test'); print(s.mail('bob@far.test'))"
+    assert host.check_output("python3 -c %s", program).startswith("(550, b\"5.7.1 This host's own mail")
 
 
 def test_control_characters_in_a_header_are_refused_everywhere(address):

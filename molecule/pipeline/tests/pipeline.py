@@ -44,9 +44,9 @@ class Server(server.Server):
     def alice(self) -> str:
         return f"alice@{self.domain}"
 
-    def login(self) -> smtplib.SMTP:
-        """alice's session on port 587."""
-        return smtp.login(self.ip, 587, self.alice, "alices-password")
+    def login(self, user: str = "") -> smtplib.SMTP:
+        """A session on port 587, alice's unless told otherwise."""
+        return smtp.login(self.ip, 587, user or self.alice, "alices-password")
 
     def queue(self) -> str:
         """What waits in OpenSMTPD, a line each, but for bounces to alice, who has no mailbox here."""
@@ -65,10 +65,10 @@ class Server(server.Server):
         wait_for(lambda: "127.0.0.1:10027" in self.sh("ss -Hltn"), what="the signer listens")
         super().settle(timeout)
 
-    def check_own(self, message: bytes, others: bool = False) -> None:
-        """It is alice's, signed once; signatures of others may stand below."""
+    def check_own(self, message: bytes, others: bool = False, writer: str = "") -> None:
+        """It is alice's, unless told otherwise, signed once; signatures of others may stand below."""
         check_signed(self, message, others)
-        assert author(message) == self.alice, message
+        assert author(message) == (writer or self.alice), message
 
 
 SERVERS = [
@@ -80,28 +80,34 @@ both = server.for_all(SERVERS)
 
 @dataclass
 class Batch:
-    """Messages of alice's, each with a mark of its own: `<mark>.<number>`."""
+    """Messages of alice's, or of several writers in turn, each with a mark of its own: `<mark>.<number>`."""
 
     server: Server
     mark: str = field(default_factory=lambda: f"batch{uuid.uuid4().hex}")
     recipient: str = FRIEND
+    writers: Sequence[str] = ()
+
+    def writer(self, number: int) -> str:
+        return self.writers[number % len(self.writers)] if self.writers else self.server.alice
 
     def message(self, number: int, body: bytes = b"") -> bytes:
-        head = f"From: {self.server.alice}\r\nTo: {self.recipient}\r\nSubject: {self.mark}.{number}.\r\n"
+        head = f"From: {self.writer(number)}\r\nTo: {self.recipient}\r\nSubject: {self.mark}.{number}.\r\n"
         head += f"Date: Sun, 22 Nov 2026 12:00:00 +0000\r\nMessage-ID: <{self.mark}.{number}@{self.server.domain}>\r\n"
         return head.encode() + b"\r\n" + (body or b"Some words of a line, as people write them.\r\n" * 80)
 
     def submit(self, count: int, connections: int = 1, body: bytes = b"") -> None:
-        """Hand in so many messages on so many connections; each was taken."""
+        """Hand in so many messages on so many connections, one for each of several writers; all are taken."""
+        assert len(self.writers) in (0, connections)
         with ThreadPoolExecutor(connections) as pool:
             list(pool.map(lambda first: self._submit(range(first, count, connections), body), range(connections)))
 
     def _submit(self, numbers: Sequence[int], body: bytes) -> None:
         # No more than OpenSMTPD takes in one session.
         for at in range(0, len(numbers), 50):
-            with self.server.login() as session:
+            writer = self.writer(numbers[0])
+            with self.server.login(writer) as session:
                 for number in numbers[at : at + 50]:
-                    session.sendmail(self.server.alice, [self.recipient], self.message(number, body))
+                    session.sendmail(writer, [self.recipient], self.message(number, body))
 
     @contextmanager
     def submitting(self, count: int, connections: int) -> Iterator[None]:
@@ -155,9 +161,9 @@ class Batch:
         """All numbers up to `count` are there, each signed once and aligned, and at most so many copies of each."""
         found: dict[int, int] = {}
         for message in self.kept():
-            self.server.check_own(message)
             match = re.search(rb"^Subject: %s\.(\d+)\." % self.mark.encode(), message, re.M)
             assert match, message[:2000]
+            self.server.check_own(message, writer=self.writer(int(match[1])))
             found[int(match[1])] = found.get(int(match[1]), 0) + 1
         assert sorted(found) == list(range(count))
         assert max(found.values()) <= copies, {number: copy for number, copy in found.items() if copy > copies}

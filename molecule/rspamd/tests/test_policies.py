@@ -18,7 +18,7 @@ from testbed import containers, dns
 
 testinfra_hosts = ["docker://rspamd-debian12", "docker://rspamd-debian13"]
 RELAY = "198.51.100.77"  # where our own mail comes from
-SELECTOR = f"s{time.time():.0f}".encode()
+SELECTOR = f"s{time.time_ns()}".encode()  # of this process
 
 
 @pytest.fixture(name="key", scope="module")
@@ -27,15 +27,17 @@ def fixture_key() -> bytes:
     key = subprocess.run(["openssl", "genrsa", "-traditional", "2048"], check=True, capture_output=True).stdout
     words = ["openssl", "rsa", "-pubout", "-outform", "DER"]
     public = base64.b64encode(subprocess.run(words, input=key, check=True, capture_output=True).stdout).decode()
-    record = f'{SELECTOR.decode()}._domainkey TXT "v=DKIM1; p=" "{public[:200]}" "{public[200:]}"\n'
-    dns.publish("our.test", f'@ TXT "v=spf1 ip4:{RELAY} -all"\n{record}')
-    for name in ("trusted.test", "forwarder.test"):
-        dns.publish(name, record)
+    dns.publish("our.test", f'@ TXT "v=spf1 ip4:{RELAY} -all"\n')
+    # A zone of its own, since the tests of the other host have another key.
+    for name in ("our.test", "trusted.test", "forwarder.test"):
+        record = f'@ TXT "v=DKIM1; p=" "{public[:200]}" "{public[200:]}"\n'
+        dns.publish(f"{SELECTOR.decode()}._domainkey.{name}", record)
     dns.publish("second.test", '@ TXT "v=spf1 -all"\n')
     for policy in ("none", "quarantine", "reject"):
         records = f'@ A 198.51.100.1\n_dmarc TXT "v=DMARC1; p={policy}"\n@ TXT "v=spf1 -all"\n'
         dns.publish(f"says-{policy}.test", records)
-    containers.wait_for(lambda: dns.query("_dmarc.says-reject.test", "TXT") and dns.query("our.test", "TXT"))
+    last = f"{SELECTOR.decode()}._domainkey.forwarder.test"
+    containers.wait_for(lambda: dns.query("_dmarc.says-reject.test", "TXT") and dns.query(last, "TXT"))
     return key
 
 

@@ -9,10 +9,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 
-from servers import Server
-
 from testbed import imap, managesieve
 from testbed.containers import wait_for
+from testbed.servers import Server
 
 OPENSMTPD, DOVECOT, RSPAMD, SIGNER = "opensmtpd.service", "dovecot.service", "rspamd.service", "dkimproxy.service"
 REDIS, FIREWALL = "redis-server@rspamd.service", "selfhosted-mail-nftables.service"

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 import pytest
 from faults import ENDS, FULL, HANGS, KILLED, OPENSMTPD, QUEUE, UNITS, Fault, Full, Kind, unknown_processes
-from servers import FRIEND, RELAY, STRANGER, Server, both, check_relayed
 
 from testbed import imap, provider, report, smtp, traffic
 from testbed.containers import PATIENCE, wait_for
+from testbed.servers import FRIEND, RELAY, STRANGER, Server, both, check_relayed
 from testbed.signatures import check_signed, fields
 
 pytestmark = pytest.mark.disruptive

@@ -7,11 +7,11 @@ import subprocess
 import time
 
 import pytest
-from servers import STRANGER, Server, both
 
 from testbed import report, smtp
 from testbed.containers import wait_for
 from testbed.firewall import HOST, as_client, clients
+from testbed.servers import STRANGER, Server, both
 
 FLOODERS, OTHER = ["10.66.0.2", "10.66.0.3", "10.66.0.4"], "10.66.0.5"
 MEMORY = 300 << 10  # kB

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from servers import FRIEND, RELAY, SERVERS, Server, both, on_both
 
 from testbed import smtp
 from testbed.containers import run, wait_for, write
+from testbed.servers import FRIEND, RELAY, SERVERS, Server, both, on_both
 
 pytestmark = pytest.mark.disruptive
 SOON = 60  # seconds within which one is told
@@ -128,7 +128,7 @@ def test_each_refusal_of_the_null_sender_is_a_line() -> None:
         begun = afresh(server)
         for _number in range(2):
             submit(server)
-        text = f"the relay refuses a message of <> to <{FRIEND}>: 550 "
+        text = f"the relay refused a message with the null sender (<>) to <{FRIEND}>: 550 "
         lines = wait_for(lambda: heard(server, begun, text)[1:], SOON, "two lines")
         assert words in lines[0]
         found = findings(server)["null sender"]

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from servers import FRIEND, STRANGER, Server, both
 
 from testbed import smtp
 from testbed.containers import docker, wait_for
+from testbed.servers import FRIEND, STRANGER, Server, both
 
 pytestmark = pytest.mark.disruptive
 

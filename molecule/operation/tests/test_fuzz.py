@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from faults import DOVECOT, OPENSMTPD, RSPAMD, SIGNER
 from fuzz import inputs
-from servers import STRANGER, Server, both
 
 from testbed import imap, managesieve, report, smtp
+from testbed.servers import STRANGER, Server, both
 
 pytestmark = pytest.mark.disruptive
 

@@ -10,9 +10,8 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from servers import FRIEND, STRANGER, Login, Server
-
 from testbed import smtp
+from testbed.servers import FRIEND, STRANGER, Login, Server
 
 SILENCE = 0.3  # seconds after which the next words are said, answered or not
 HANGS = 60  # seconds for a command of the host

@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterator, Sequence
 
 import pytest
-from servers import SERVERS, Server, both, on_both
 
 from testbed.containers import wait_for
 from testbed.firewall import HOST, as_client, clients
+from testbed.servers import SERVERS, Server, both, on_both
 
 FIREWALL = "selfhosted-mail-nftables"
 LOG = "/var/log/fail2ban.log"
@@ -28,7 +28,7 @@ AGAIN, AGAIN_SIX = "10.66.0.245", "2001:db8:66:4::1"
 ADDRESSES = [GUESSER, OTHER, TRUSTED, *SPREAD, NEIGHBOUR, OTHER_NETWORK, TRUSTED_SIX, NOT_TRUSTED]
 ADDRESSES += [LASTING, LASTING_SIX, AGAIN, AGAIN_SIX]
 _CLIENT = r"""
-import base64, imaplib, json, smtplib, socket, ssl, sys
+import base64, imaplib, json, smtplib, socket, ssl, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 host, user = sys.argv[1:3]
 tls = ssl._create_unverified_context()
@@ -79,16 +79,23 @@ def answered(step):
         return False
     return True
 
-steps = json.loads(sys.argv[3])
-for source, port, _what in (step for step in steps if step[2] == "guess"):
-    def from_there(address, timeout=60, source_address=None, **options):
-        return connect(address, timeout, (source, 0))
-    socket.create_connection = from_there
+def from_there(address, timeout=60, source_address=None, **options):
+    return connect(address, timeout, (there.source, 0))
+
+def guess(step):
+    there.source, port, _what = step
     try:
         {465: smtp, 587: smtp, 993: imap, 4190: sieve}[port](port)
     except OSError:
-        break  # shut out
-with ThreadPoolExecutor() as pool:
+        pass  # shut out
+
+steps = json.loads(sys.argv[3])
+there = threading.local()
+socket.create_connection = from_there
+# A wrong password is answered late.
+with ThreadPoolExecutor(16) as pool:
+    list(pool.map(guess, (step for step in steps if step[2] == "guess")))
+with ThreadPoolExecutor(16) as pool:
     print(json.dumps(list(pool.map(answered, (step for step in steps if step[2] == "connect")))))
 """
 
@@ -111,8 +118,8 @@ def tried(server: Server, steps: Sequence[tuple[str, int, str]]) -> list[bool]:
     return answers
 
 
-def guess(server: Server, sources: Sequence[str], ports: Sequence[int] = (465,), times: int = FAILURES) -> None:
-    """Wrong passwords, from each of the sources and at each of the ports in turn."""
+def guess(server: Server, sources: Sequence[str], ports: Sequence[int] = (465, 993), times: int = FAILURES) -> None:
+    """Wrong passwords at the same time, from each of the sources and at each of the ports in turn."""
     steps = [(sources[number % len(sources)], ports[number % len(ports)], "guess") for number in range(times)]
     tried(server, steps)
 
@@ -157,6 +164,13 @@ def test_an_address_is_shut_out(server: Server) -> None:
 
 
 @both
+def test_how_long_is_as_documented(server: Server) -> None:
+    """README: in 10 minutes, for 10 minutes, twice as long each time, up to a day."""
+    for name, seconds in (("findtime", 600), ("bantime", 600), ("bantime.maxtime", 86400)):
+        assert server.run("fail2ban-client", "get", "selfhosted-mail", name).split()[-1] == str(seconds)
+
+
+@both
 def test_a_network_of_ipv6_is_counted_and_shut_out(server: Server) -> None:
     guess(server, SPREAD, [465, 993, 587])
     wait_banned(server, SPREAD[0])
@@ -186,7 +200,7 @@ def test_who_is_trusted_never_is(server: Server) -> None:
 def test_mail_status_never_is(server: Server) -> None:
     """It fails to log in twice each time."""
     before = counted(server)
-    for _look in range(15):
+    for _look in range(FAILURES // 2 + 1):
         server.run("/usr/local/sbin/mail-status")
     guess(server, [OTHER], times=1)
     wait_for(lambda: counted(server) > before, what="the last one is counted")
