@@ -17,7 +17,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host]]
     """Both releases, started side by side."""
     directory = tmp_path_factory.mktemp("hosts")
     found = {release: Host(release, directory) for release in RELEASES}
-    (directory / "ansible.cfg").touch()
+    (directory / "ansible.cfg").write_text("[defaults]\ninternal_poll_interval = 0.02\n")
     (directory / "inventory.yml").write_text(
         yaml.safe_dump(
             {

@@ -64,6 +64,23 @@ def test_a_service_is_started_enabled_and_then_left_alone(probe: Host) -> None:
     assert pid(probe) == first
 
 
+def test_a_service_that_waits_for_its_configuration(probe: Host) -> None:
+    """As under the playbook upgrade: the module starts it, and nobody else."""
+    held, drop_in = "/var/lib/selfhosted-mail/upgrade/probe.service", "/etc/systemd/system/probe.service.d"
+    probe.says("mkdir", "-p", "/var/lib/selfhosted-mail/upgrade", drop_in)
+    probe.write(held, "")
+    probe.write(f"{drop_in}/held.conf", f"[Unit]\nConditionPathExists=!{held}\n")
+    probe.says("systemctl", "daemon-reload")
+    try:
+        probe.says("systemctl", "restart", "probe.service")
+        assert pid(probe) == "0"
+        assert service(probe, "started")["changed"]
+        assert pid(probe) != "0"
+    finally:
+        probe.says("rm", "-r", "/var/lib/selfhosted-mail/upgrade", drop_in)
+        probe.says("systemctl", "daemon-reload")
+
+
 def test_no_secret_is_in_the_journal(probe: Host) -> None:
     """Ansible writes the arguments of modules there."""
     journal = probe.says("journalctl", "--no-pager")
@@ -102,6 +119,13 @@ def test_a_table_takes_a_reload_alone(probe: Host) -> None:
     assert config(probe, table="two\n")["state"] == "unchanged"
 
 
+def test_the_last_words_of_a_process_that_journald_took_for_another_units(probe: Host) -> None:
+    """As it does with one that ends before it is looked at. journald looks again after a second."""
+    leave = "for scope in $(find /sys/fs/cgroup -path '*/init.scope/cgroup.procs'); do echo $$ >$scope; done; sleep 2"
+    config(probe, start=f"{leave}; echo no such option >&2; exit 1\n")
+    assert "no such option" in service(probe, "restarted")["msg"]
+
+
 @pytest.mark.parametrize("option", ["--check", "--diff"])
 def test_no_link_of_another_user_is_followed(probe: Host, option: str) -> None:
     """Who has taken over a daemon's user puts a link where the next run would give a directory to it."""
@@ -110,8 +134,8 @@ def test_no_link_of_another_user_is_followed(probe: Host, option: str) -> None:
     given = {"path": "/srv/games/new", "owner": "games", "group": "games", "mode": "0700"}
     result = probe.module("daemon_config", option, directories=[given])
     assert result["failed"]
-    where = "in a directory where others than root can make one"
-    assert result["msg"] == f"files: /srv/games/new: new is no directory or a symbolic link, {where}"
+    where = "and users other than root can write to the directory above it"
+    assert result["msg"] == f"files: /srv/games/new: new is a symbolic link or not a directory, {where}"
     assert probe.says("stat", "-c", "%U %a", "/etc") == "root 755\n"
 
 

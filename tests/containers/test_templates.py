@@ -134,7 +134,7 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
         ("cat /etc/opensmtpd/relay_credentials", f"relay me@example.org:{PASSWORD}\n"),
         ("stat -c %a:%U:%G /etc/opensmtpd/relay_credentials", "640:root:opensmtpd"),
         ("cat /etc/selfhosted-mail/domains", "xn--bcher-kva.example\n"),
-        ("cat /etc/selfhosted-mail/virtuals", "team@example.net team@example.org\n"),
+        ("cat /etc/selfhosted-mail/virtuals", "team@example.net alice@example.org, friend+list@far.example\n"),
         ("cat /etc/selfhosted-mail/senders", "shop@example.org shop@example.org, @example.net, shop@example.net\n"),
         ("cat /etc/selfhosted-mail/closed", "shop@example.net\nshop@example.org\n"),
         ("ls /etc/dkimproxy/keys", "xn--bcher-kva.example.s2026.pem"),

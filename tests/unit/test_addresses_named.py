@@ -19,7 +19,13 @@ SHIPPED = (
     "roles",
 )
 # Upstream projects and standards that the text refers to.
-KNOWN = {"acme-v02.api.letsencrypt.org", "rspamd.com", "downloads.sourceforge.net", "www.gnu.org"}
+KNOWN = {
+    "acme-v02.api.letsencrypt.org",
+    "archive.debian.org",
+    "downloads.sourceforge.net",
+    "rspamd.com",
+    "www.gnu.org",
+}
 OURS = re.compile(r"([a-z0-9-]+\.)*(example(\.(org|com|net))?|test|invalid)|127\.0\.0\.1|localhost")
 ADDRESS = re.compile(r"\b(?:https?|git|ssh)://(?:[^\s/@]*@)?([^\s/:`'\"<>)\]{}|]+)|\bgit@([\w.-]+):")
 # A name on a forge is an address too.

@@ -87,7 +87,7 @@ def test_authorities(program: ModuleType, pem: Path) -> None:
     closed = pem / "closed.pem"
     closed.write_text((pem / "one.crt").read_text())
     closed.chmod(0o600)
-    assert "readable by every user" in program.authority_problem(str(closed))
+    assert "must be world-readable" in program.authority_problem(str(closed))
 
 
 NAME, KEY = "mail.example.org", "-----BEGIN PUBLIC KEY-----\nours"
@@ -143,8 +143,11 @@ def asks(zone: Zone) -> Callable[[str, str], list[Any]]:
         ({("a.test", "A"): ["192.0.2.1"], ("a.test", "AAAA"): ["2001:db8::1"]}, ""),
         ({("a.test", "AAAA"): ["2001:db8::1"]}, ""),
         ({}, "a.test has no address in DNS"),
-        ({("a.test", "A"): ["192.0.2.1", "192.0.2.9"]}, "leads to 192.0.2.9 in DNS"),
-        ({("a.test", "A"): ["192.0.2.1"], ("a.test", "AAAA"): ["2001:db8::9"]}, "leads to 2001:db8::9 in DNS"),
+        ({("a.test", "A"): ["192.0.2.1", "192.0.2.9"]}, "resolves to 192.0.2.9, which is not an address of this host"),
+        (
+            {("a.test", "A"): ["192.0.2.1"], ("a.test", "AAAA"): ["2001:db8::9"]},
+            "resolves to 2001:db8::9, which is not an address of this host",
+        ),
         ({("a.test", "A"): ["192.0.2.8"], ("a.test", "AAAA"): ["2001:db8::9"]}, "192.0.2.8 and 2001:db8::9"),
     ],
 )
@@ -194,7 +197,7 @@ def test_caa(program: ModuleType, owner: str, records: list[str], identities: li
     if allowed:
         program.check_caa("mail.a.test", asks(zone), identities, "http-01")
     else:
-        with pytest.raises(program.Problem, match=f"CAA of {owner} "):
+        with pytest.raises(program.Problem, match=f"CAA record of {owner} "):
             program.check_caa("mail.a.test", asks(zone), identities, "http-01")
 
 

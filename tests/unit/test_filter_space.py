@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The words of filter-space to OpenSMTPD; a disk that is full is the scenario default's business."""
+"""The words of filter-space to OpenSMTPD; a disk that is full is the scenario operation's business."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def test_it_is_named_and_ended(
     line = f"<4>port {port.number} is held by process {process.pid} of {name}, "
     told = capsys.readouterr().err
     assert told.startswith(line)
-    assert told.endswith("): it is ended\n")
+    assert told.endswith("): killed\n")
     assert os.path.realpath(sys.executable) in told
     assert "import" not in told
 
@@ -172,7 +172,7 @@ def test_who_does_it_again_and_who_was_handed_a_socket(
     program.make_room([handed])
     assert ended == [4000000000]
     assert process.poll() is None
-    assert f"of {pwd.getpwuid(US).pw_name} (uid {US}), python3 (?): uid 4000000000 made the socket\n" in (
+    assert f"of {pwd.getpwuid(US).pw_name} (uid {US}), python3 (?): uid 4000000000 created the socket\n" in (
         capsys.readouterr().err
     )
     # Two processes with one socket are one offence.

@@ -188,7 +188,7 @@ def test_without_dovecot_all_stays_as_it_is(host: Host, capsys: pytest.CaptureFi
     arguments = [str(host.marks), str(host.directory / "table")]
     assert host.program.main(arguments) == os.EX_TEMPFAIL
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("<4>full-mailboxes: Dovecot does not tell how full mailboxes are: Fatal: ")
+    assert line.startswith("<4>full-mailboxes: Dovecot did not report the quotas: Fatal: ")
     assert host.table() == ["nobody", *ALICES]
     assert [path.name for path in host.marks.iterdir()] == ["bob@example.org"]
 

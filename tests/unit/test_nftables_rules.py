@@ -224,4 +224,4 @@ def test_root_asks_and_is_told(
 
 def test_nobody_holds_the_rules(program: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["unban", "192.0.2.7"]) == os.EX_UNAVAILABLE
-    assert capsys.readouterr().err.startswith("nobody holds the rules: ")
+    assert capsys.readouterr().err.startswith("selfhosted-mail-nftables.service is not running: ")

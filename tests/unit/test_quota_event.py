@@ -60,7 +60,7 @@ def test_what_nobody_takes_is_one_line(
     assert warn(program, tmp_path, *codes) == codes[-1]
     assert (tmp_path / "codes").read_text() == ""
     assert capsys.readouterr().err.splitlines() == [
-        "alice@example.org could not be told that the mailbox fills: sendmail: not now"
+        "the quota warning for alice@example.org could not be delivered: sendmail: not now"
     ]
 
 

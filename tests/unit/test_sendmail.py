@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ROLES = Path(__file__).parents[2] / "roles"
-AUTHORS = ROLES / "authors/files/usr/local/lib/selfhosted-mail"
+AUTHORS = ROLES / "accounts/files/usr/local/lib/selfhosted-mail"
 HOST = "mail.our.test"
 OWN = f"bob@{HOST}"
 
@@ -56,6 +56,13 @@ def test_wrong_arguments(sendmail: ModuleType, arguments: list[str]) -> None:
     with pytest.raises(sendmail.Failed) as failed:
         sendmail.parse(arguments)
     assert failed.value.args[0] == os.EX_USAGE
+
+
+def test_smtp_on_standard_input_names_what_to_use(sendmail: ModuleType) -> None:
+    with pytest.raises(sendmail.Failed, match=r"-bs is not supported; .* 127\.0\.0\.1 port 10025") as failed:
+        sendmail.parse(["-bs"])
+    assert failed.value.args[0] == os.EX_USAGE
+    assert sendmail.parse(["-bm", "a@x.org"]).recipients == ["a@x.org"]
 
 
 @pytest.mark.parametrize(
@@ -297,8 +304,8 @@ def test_it_is_handed_in(handed_in: Callable[..., tuple[int, str, Server]]) -> N
         ("RCPT", "451 4.3.0 later", os.EX_TEMPFAIL),
         ("DATA", "421 4.3.0 later", os.EX_TEMPFAIL),
         ("end", "550 5.7.1 The message has no From line", os.EX_NOPERM),
-        ("end", "554 5.6.0 This is no mail message", os.EX_UNAVAILABLE),
-        ("_", "550 5.7.1 User 61184 of this host has no name", os.EX_NOPERM),
+        ("end", "554 5.6.0 The message violates RFC 5322", os.EX_UNAVAILABLE),
+        ("_", "550 5.7.1 User id 61184 has no user name on this host", os.EX_NOPERM),
     ],
 )
 def test_a_refusal_is_said_at_once(
@@ -310,7 +317,7 @@ def test_a_refusal_is_said_at_once(
 
 def test_what_is_too_large_is_not_even_begun(handed_in: Callable[..., tuple[int, str, Server]]) -> None:
     code, words, server = handed_in(b"Subject: s\n\n" + b"x\n" * 500, "a@x.org")
-    assert (code, words) == (os.EX_UNAVAILABLE, "sendmail: the message is too large, at most 1000 bytes are taken\n")
+    assert (code, words) == (os.EX_UNAVAILABLE, "sendmail: the message is too large, at most 1000 bytes are accepted\n")
     assert not any(said.startswith("MAIL") for said in server.said)
 
 

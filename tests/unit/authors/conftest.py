@@ -4,4 +4,4 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "roles/authors/files/usr/local/lib/selfhosted-mail"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "roles/accounts/files/usr/local/lib/selfhosted-mail"))

@@ -37,6 +37,10 @@ def alice(tmp_path_factory):
 @example('"bob@example.org" <alice@example.org>')
 @example("bob@example.org, alice <alice@example.org>")
 @example("Last, First <alice@example.org>")
+@example("alice@example.orgalice@example.org\xad=?utf-8?q?B=C3=BCro?= <alice@example.org>")
+@example('alice@example.orgalice@example.org\\"Doe, Jane" <alice@example.org>')
+@example('(")"Doe, Jane" <alice@example.org>')
+@example("Doe\xadbob@example.org <alice@example.org>")
 def test_all_readers_see_the_writer(alice, text):
     value = repaired(b"From", b" " + text.encode())
     try:

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-LIBRARIES = [HERE.parents[2] / f"roles/{role}/files/usr/local/lib/selfhosted-mail" for role in ("dkimproxy", "authors")]
+LIBRARIES = [
+    HERE.parents[2] / f"roles/{role}/files/usr/local/lib/selfhosted-mail" for role in ("dkimproxy", "accounts")
+]
 sys.path[:0] = [*map(str, LIBRARIES), str(HERE)]
 
 import dkimproxy_helpers  # noqa: E402

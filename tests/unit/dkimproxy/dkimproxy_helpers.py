@@ -23,7 +23,7 @@ from dkimproxy.policy import Setup
 from dkimproxy.session import Session
 
 FILES = Path(__file__).resolve().parents[3] / "roles/dkimproxy/files/usr/local/lib/selfhosted-mail"
-AUTHORS = FILES.parents[5] / "authors/files/usr/local/lib/selfhosted-mail"
+AUTHORS = FILES.parents[5] / "accounts/files/usr/local/lib/selfhosted-mail"
 HEADER = (
     b"From: Alice <alice@example.org>\r\nTo: bob@example.net\r\nSubject: Greetings\r\n"
     b"Date: Mon, 1 Jan 2024 00:00:00 +0000\r\nMessage-ID: <1@example.org>\r\n"

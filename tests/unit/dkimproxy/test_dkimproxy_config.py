@@ -85,7 +85,7 @@ def test_a_file_of_dkimproxy_is_taken_over(load):
         ("signature dkim(a=md5)", "conf:5: signature: a=md5"),
         ("signature arc()", r"conf:5: signature: 'arc\(\)'"),
         ("signature dkim(d=exa_mple..org)", "conf:5: signature: .*no domain name"),
-        ("signature dkim(s=a b)", "conf:5: signature: is no selector"),
+        ("signature dkim(s=a b)", "conf:5: signature: is not a valid DKIM selector"),
         ("signature dkim(h=received)", "conf:5: signature: h=: 'received'"),
         ("signature dkim(x=soon)", "conf:5: signature: must be a whole number"),
         ("from_policy any", "conf:5: from_policy 'any': must be account or domain"),
@@ -94,10 +94,10 @@ def test_a_file_of_dkimproxy_is_taken_over(load):
         ("unsigned date, From", "conf:5: unsigned 'date, From': must be names of header fields, without From"),
         ("unsigned to date", "conf:5: unsigned 'to date': must be names of header fields, without From"),
         ("foreign_from sign", "conf:5: foreign_from 'sign': must be refuse or rewrite"),
-        ("host 127.0.0.1", "conf:5: 'host' is no option of this signer: write listen"),
-        ("relay_port 25", "conf:5: 'relay_port' is no option of this signer: write relay"),
+        ("host 127.0.0.1", "conf:5: 'host' is not supported: write listen"),
+        ("relay_port 25", "conf:5: 'relay_port' is not supported: write relay"),
         ("cidr_allow 192.0.2.0/24", "conf:5: 'cidr_allow' .*firewall"),
-        ("chroot /var", "conf:5: 'chroot' is no option of this signer"),
+        ("chroot /var", "conf:5: 'chroot' is not supported"),
         ("keyfile", "conf:5: keyfile has no value"),
         ("listen 127.0.0.1:1", "conf:5: listen was given before"),
         ("domain example..com", "conf:5: domain .*no domain name"),
@@ -122,7 +122,7 @@ def test_all_mistakes_are_named_at_once(load):
     [
         ("", "no key file"),
         ("keyfile KEYS/none.pem", "conf:5: key file .*none.pem: No such file"),
-        ("keyfile TMP/dkimproxy_out.conf", "dkimproxy_out.conf: no private key in PEM"),
+        ("keyfile TMP/dkimproxy_out.conf", "dkimproxy_out.conf: must be an unencrypted private key in PEM"),
         ("keyfile TMP/open.pem", "open.pem is open to every user"),
         ("keyfile TMP/group.pem", "group.pem is open to changes by its group; its mode must be 0640"),
         ("keyfile KEYS/ed.pem\nsignature dkim(a=rsa-sha256)", "is for ed25519-sha256"),
@@ -162,7 +162,7 @@ def test_keys_whose_parts_do_not_belong_together_are_refused(load, tmp_path, key
     path.touch(0o600)
     text = base64.encodebytes(der.replace(modulus, mixed.public_key().public_numbers().n.to_bytes(256, "big"))).decode()
     path.write_text(f"-----BEGIN RSA PRIVATE KEY-----\n{text}-----END RSA PRIVATE KEY-----\n")
-    with pytest.raises(ConfigError, match="do not belong together"):
+    with pytest.raises(ConfigError, match="this RSA key is inconsistent"):
         Signers(load(BASE + f"keyfile {path}\n"))
 
 
@@ -289,7 +289,7 @@ def test_a_repeated_map_key_counts_last_and_is_told(load, write):
     write("senders.map", "example.org dkim(s=one)\nExample.org dkim(s=two)\n")
     loaded = load(BASE + "keyfile KEYS/rsa.pem\nsender_map TMP/senders.map\n")
     assert signatures(loaded, "a@example.org") == [("example.org", "two", "rsa-sha256")]
-    assert "senders.map:2: 'example.org' was there before" in loaded.warnings[0]
+    assert "senders.map:2: 'example.org' is given twice; this line is used" in loaded.warnings[0]
 
 
 def test_what_is_logged_about_keys_holds_no_address(load, write, keys, tmp_path):

@@ -22,6 +22,7 @@ from name_server import ADDRESS, NameServer  # noqa: E402
 
 ROLES = ("certificate", "smtp_relay", "opensmtpd", "dovecot", "dns")
 FACTS = {
+    "distribution": "Debian",
     "default_ipv4": {"address": "198.51.100.7"},
     "default_ipv6": {"address": "2001:db8::7"},
     "all_ipv4_addresses": ["198.51.100.7"],

@@ -59,11 +59,11 @@ KEY_LINE = f'"{KEY[:250]}" "{KEY[250:]}"'
 
 WRONG = [
     (MX, ("@ MX 10 mail", ""), "is missing"),
-    (MX, ("@ MX 10 mail", "@ MX 10 mx.provider.example."), "leads to mx.provider.example"),
-    (MX, ("@ MX 10 mail", "@ MX 0 ."), "leads to nobody"),
-    (MX, ("@ MX 10 mail", "@ MX 10 mail\n@ MX 5 mx.provider.example."), "leads to mx.provider.example before"),
+    (MX, ("@ MX 10 mail", "@ MX 10 mx.provider.example."), "points to mx.provider.example"),
+    (MX, ("@ MX 10 mail", "@ MX 0 ."), "points to the null MX"),
+    (MX, ("@ MX 10 mail", "@ MX 10 mail\n@ MX 5 mx.provider.example."), "prefers mx.provider.example to this server"),
     (A, ("mail A 198.51.100.7", ""), "is missing: 198.51.100.7"),
-    (A, ("mail A 198.51.100.7", "mail A 192.0.2.9"), "is 192.0.2.9, and this server is 198.51.100.7"),
+    (A, ("mail A 198.51.100.7", "mail A 192.0.2.9"), "is 192.0.2.9, but this server is 198.51.100.7"),
     (SPF, (SPF_LINE, ""), "is missing"),
     (SPF, (SPF_LINE, '@ TXT "other=v=spf1"'), "is missing"),
     (SPF, (SPF_LINE, f'{SPF_LINE}\n@ TXT "v=spf1 a -all"'), "there are 2 SPF records"),
@@ -75,23 +75,23 @@ WRONG = [
     ),
     (SPF, (SPF_LINE, '@ TXT "v=spf1 mx -all include:spf.provider.example"'), "include:spf.provider.example is missing"),
     (SPF, (SPF_LINE, '@ TXT "v=spf1 include:spf.provider.example -all"'), "mx is missing"),
-    (SPF, (SPF_LINE, '@ TXT "v=spf1 mx include:spf.provider.example incl:x -all"'), "incl:x is no term"),
+    (SPF, (SPF_LINE, '@ TXT "v=spf1 mx include:spf.provider.example incl:x -all"'), "incl:x is not an SPF term"),
     (SPF, (SPF_LINE, '@ TXT "v=spf1 mx include:spf.provider.example include:no.example -all"'), "has no SPF record"),
-    (SPF, (SPF_LINE, '@ TXT "v=spf1 mx include:spf.provider.example +all"'), "lets everybody send"),
+    (SPF, (SPF_LINE, '@ TXT "v=spf1 mx include:spf.provider.example +all"'), "lets every host send"),
     (DKIM, (KEY_LINE, '"v=DKIM1; k=rsa; p=QUJD"'), "is not the key of this server"),
     (DKIM, (KEY_LINE, '"v=DKIM1; k=rsa; p="'), "revoked"),
-    (DKIM, (KEY_LINE, f'{KEY_LINE}\nmail._domainkey TXT "v=DKIM1; p=QUJD"'), "2 TXT records where one may be"),
-    (DKIM, (KEY_LINE, f'"h=sha1; " {KEY_LINE}'), "keeps the key from mail"),
-    (DMARC, (DMARC_LINE, '"v=DMARC1; sp=none"'), "has no policy"),
+    (DKIM, (KEY_LINE, f'{KEY_LINE}\nmail._domainkey TXT "v=DKIM1; p=QUJD"'), "2 TXT records, only one is allowed"),
+    (DKIM, (KEY_LINE, f'"h=sha1; " {KEY_LINE}'), "does not allow the key for mail"),
+    (DMARC, (DMARC_LINE, '"v=DMARC1; sp=none"'), "has no valid policy"),
     (DMARC, (DMARC_LINE, f'{DMARC_LINE}\n_dmarc TXT {DMARC_LINE[:-1]} "'), "there are 2 DMARC records"),
     (DMARC, (f"_dmarc TXT {DMARC_LINE}", ""), "is missing"),
     (
         PTR,
         ("PTR mail.example.org.", "PTR stale.provider.example."),
-        "198.51.100.7 is stale.provider.example, which does not lead back",
+        "198.51.100.7 is stale.provider.example, which does not resolve back",
     ),
     (PTR, ("7.100.51.198.in-addr.arpa. PTR mail.example.org.", ""), "198.51.100.7 has no reverse name"),
-    (PTR, ("mail A 198.51.100.7", "mail A 192.0.2.9"), "198.51.100.7 is mail.example.org, which does not lead back"),
+    (PTR, ("mail A 198.51.100.7", "mail A 192.0.2.9"), "198.51.100.7 is mail.example.org, which does not resolve back"),
 ]
 
 
@@ -127,9 +127,13 @@ def test_recommended(server: NameServer, world: World, subject: str, change: tup
 
 
 ODD = [
-    (A, ("mail A 198.51.100.7", "mail A 198.51.100.7\nmail A 192.0.2.9"), "192.0.2.9, too"),
+    (
+        A,
+        ("mail A 198.51.100.7", "mail A 198.51.100.7\nmail A 192.0.2.9"),
+        "also has 192.0.2.9, which is not an address of this host",
+    ),
     (DKIM, (KEY_LINE, f'"t=y; " {KEY_LINE}'), "t=y"),
-    (DMARC, (DMARC_LINE, DMARC_LINE.replace("none", "reject")), "has the policy reject, and mail_dmarc_policy is none"),
+    (DMARC, (DMARC_LINE, DMARC_LINE.replace("none", "reject")), "has the policy reject, but mail_dmarc_policy is none"),
     (DMARC, (DMARC_LINE, '"v=DMARC1; p=none"'), "has no rua=mailto:alice@example.org"),
     (
         PTR,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROLES = Path(__file__).resolve().parents[3] / "roles"
-LIBRARIES = [ROLES / f"{role}/files/usr/local/lib/selfhosted-mail" for role in ("opensmtpd", "authors")]
+LIBRARIES = [ROLES / f"{role}/files/usr/local/lib/selfhosted-mail" for role in ("opensmtpd", "accounts")]
 sys.path[:0] = [*map(str, LIBRARIES), str(Path(__file__).resolve().parent)]
 
 import pytest  # noqa: E402

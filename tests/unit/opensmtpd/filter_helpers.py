@@ -15,7 +15,7 @@ from message_filter.protocol import Filter
 from message_filter.session import Settings
 
 ROLES = Path(__file__).parents[3] / "roles"
-LIBRARIES = [ROLES / f"{role}/files/usr/local/lib/selfhosted-mail" for role in ("opensmtpd", "authors")]
+LIBRARIES = [ROLES / f"{role}/files/usr/local/lib/selfhosted-mail" for role in ("opensmtpd", "accounts")]
 PROGRAM = LIBRARIES[0] / "filter-message"
 HOST = "mail.our.test"
 TOLD = "0.7|1700000000.000000|smtp-in"

@@ -18,11 +18,33 @@ def test_body_lines_pass_as_they_are(said: Callable[..., list[str]], port: int, 
     assert results(answer) == ["proceed", "proceed"]
 
 
+@pytest.mark.parametrize(
+    ("told", "added"),
+    [
+        (["", "Hello.", "bye "], 1),
+        (["", "\t"], 1),
+        (["", "Hello.", "bye"], 0),
+        (["", "Hello.", ""], 0),
+        (["", ""], 0),
+        ([""], 1),
+        ([], 2),
+    ],
+)
+def test_inbound_mail_ends_so_that_rspamd_reads_it_right(
+    said: Callable[..., list[str]], told: list[str], added: int
+) -> None:
+    header = "From: bob@world.test"
+    answer = said(connected(port=25), *mail(), *message(header, *told, trace=False))
+    assert lines(answer) == [header, *told, *[""] * added, "."]
+    answer = said(*logged_in(port=465), *mail(), *message("From: alice@our.test", "", "Hello. "))
+    assert lines(answer)[-2:] == ["Hello. ", "."]
+
+
 def test_what_is_too_much_is_thrown_away_and_refused(said: Callable[..., list[str]]) -> None:
     told = [asked("data-line", line) for line in ["", *["x" * 48] * 3, "."]]
     answer = said(connected(), *told, asked("commit"), size=100)
     assert lines(answer) == ["", "x" * 48, "x" * 48, "."]
-    assert results(answer) == ["reject|552 5.3.4 The message is too large, at most 100 bytes are taken"]
+    assert results(answer) == ["reject|552 5.3.4 The message is too large, at most 100 bytes are accepted"]
 
 
 def test_sessions_and_messages_are_counted_apart(said: Callable[..., list[str]]) -> None:
@@ -40,8 +62,8 @@ def test_a_message_with_a_long_line_is_thrown_away_from_there_and_refused(
     said: Callable[..., list[str]], length: int, part: str
 ) -> None:
     sent = [asked("data-line", line) for line in (["a: b"] if part == "header" else [""]) + ["x" * length, "last", "."]]
-    answer = said(connected(), *sent, asked("commit"), asked("data-line", "."), asked("commit"))
-    assert lines(answer) == ["a: b" if part == "header" else "", ".", "."]
+    answer = said(connected(), *sent, asked("commit"), *message("", "x", trace=False))
+    assert lines(answer) == ["a: b" if part == "header" else "", ".", "", "x", "."]
     # The next one is taken.
     assert results(answer) == ["reject|554 5.6.0 A line of the message is longer than 60000 octets", "proceed"]
 
@@ -50,13 +72,31 @@ def test_the_longest_line_passes(said: Callable[..., list[str]]) -> None:
     assert lines(said(connected(), asked("data-line", ""), asked("data-line", "x" * 60_000))) == ["", "x" * 60_000]
 
 
+@pytest.mark.parametrize("port", [465, 587])
+def test_a_line_that_others_would_break_is_refused_with_its_number(said: Callable[..., list[str]], port: int) -> None:
+    """RFC 5322 section 2.1.1: 998 octets, without the dot that is put before one."""
+    begun, field = [*logged_in(port=port), *mail()], "From: alice@our.test"
+    good = said(*begun, *message(field, "", "x" * 998, ".." + "x" * 997))
+    assert results(good)[-1] == "proceed"
+    bad = said(*begun, *message(field, "", "first", "x" * 999, "last"))
+    assert "line 2 of its body has 999 octets, at most 998 are allowed" in results(bad)[-1]
+    word = said(*begun, *message(field, "X-Long: a", " " + "y" * 999, "", "body"))
+    assert "a word in its field X-Long has 999 octets" in results(word)[-1]
+    # The signing proxy folds it.
+    assert results(said(*begun, *message(field, "X-Long:" + " y" * 999, "", "body")))[-1] == "proceed"
+
+
+def test_a_long_line_of_others_passes(said: Callable[..., list[str]]) -> None:
+    assert results(said(connected(), *message("From: carol@far.test", "", "x" * 999)))[-1] == "proceed"
+
+
 @pytest.mark.parametrize("port", [25, 465])
 @pytest.mark.parametrize("char", ["\r", "\x01", "\x1b", "\x7f"])
 @pytest.mark.parametrize("line", ["Subject: a{}b", "X-Note: a{}From: bob@our.test", " folded{}", "..{}: x"])
 def test_control_characters_in_the_header(said: Callable[..., list[str]], port: int, char: str, line: str) -> None:
     begun = [connected()] if port == 25 else [*logged_in(), *mail()]
     answer = said(*begun, *message("From: alice@our.test", line.format(char), "", "body"))
-    refusal = "reject|554 5.6.0 This is no mail message as RFC 5322 wants it: its header holds control characters"
+    refusal = "reject|554 5.6.0 The message violates RFC 5322: its header contains control characters"
     assert results(answer)[-1] == refusal
     assert "body" not in lines(answer)
 

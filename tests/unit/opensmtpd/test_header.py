@@ -73,7 +73,7 @@ def test_from_as_people_write_it(said: Callable[..., list[str]], author: str) ->
 
 
 def test_a_mended_line_that_would_be_too_long_is_left_as_it_was(said: Callable[..., list[str]]) -> None:
-    field = ["Cc: c@far.test (" + "x" * 40_000, " " + "y" * 20_000 + "), Doe, Jane <d@far.test>"]
+    field = ["Cc: c@far.test (" + "x " * 20_000, " " + "y " * 10_000 + "), Doe, Jane <d@far.test>"]
     answer = said(*logged_in(), *mail(), *message("From: alice@our.test", *field, ""))
     assert max(map(len, lines(answer))) < 60_000
     assert lines(answer)[5:-2] == field

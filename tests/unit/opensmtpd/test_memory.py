@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from filter_helpers import KEPT, TOLD, Inside, asked, connected, lines, logged_in, results
 
-FULL = "reject|452 4.3.1 There is too much mail on its way to this server, try again later"
+FULL = "reject|452 4.3.1 This server is receiving too much mail at the moment, try again later"
 
 
 def begun(session: str, address: str, port: int = 25) -> list[str]:

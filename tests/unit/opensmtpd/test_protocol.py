@@ -65,7 +65,7 @@ def test_messages_of_a_session(said: Callable[..., list[str]]) -> None:
     told = [*mail("a@b"), *accepted(), *mail("a@b"), *accepted(), *mail("a@b"), *mail("a@b", "o")]
     answer = said(connected(), connected("o"), *told, messages=2)
     assert results(answer) == ["proceed"] * 4 + [
-        "reject|452 4.5.3 At most 2 messages are taken in a session",
+        "reject|452 4.5.3 At most 2 messages are accepted in a session",
         "proceed",
     ]
     # A new session begins anew, and one that has ended is forgotten.

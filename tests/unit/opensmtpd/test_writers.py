@@ -231,7 +231,7 @@ def test_a_peer_whom_the_kernel_does_not_know_is_sent_away(local: Callable[..., 
 
 def test_a_user_without_a_name_is_sent_away(local: Callable[..., list[str]]) -> None:
     greeting, answer = results(local(200001, "", *mail("")))
-    assert greeting == "disconnect|550 5.7.1 User 200001 of this host has no name to send mail under"
+    assert greeting == "disconnect|550 5.7.1 User id 200001 has no user name on this host, so it cannot send mail"
     assert answer.startswith("reject|4")
 
 
@@ -256,7 +256,7 @@ def test_redirects(local: Callable[..., list[str]], uid: int, user: str, sender:
 def test_redirects_are_the_mailboxes_users_alone(local: Callable[..., list[str]]) -> None:
     for uid, user in [(1001, "bob"), (33, "www-data"), (200001, "eve")]:
         greeting = results(local(uid, user, port=10026))[0]
-        assert greeting == f"disconnect|550 5.7.1 {user} may not hand in what Sieve redirects"
+        assert greeting == f"disconnect|550 5.7.1 {user} may not submit mail on this port; use sendmail"
 
 
 def test_a_directory_that_takes_its_time_keeps_nobody_else_waiting(

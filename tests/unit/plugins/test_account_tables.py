@@ -83,7 +83,9 @@ def test_files(tables: Tables, directory: Path) -> None:
         "root@mail.example.org alice@example.org",
     } < set(virtuals)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
-    public = dict.fromkeys(("senders", "virtuals", "recipients", "closed", "domains", "recipients-per-hour"), 0o644)
+    public = dict.fromkeys(
+        ("accounts", "senders", "virtuals", "recipients", "closed", "domains", "recipients-per-hour"), 0o644
+    )
     assert modes == {"passwd": 0o440, "credentials": 0o440, **public}
     assert stat.S_IMODE(directory.stat().st_mode) == 0o755
 
@@ -190,7 +192,7 @@ def test_mailboxes_without_an_account_are_named(tables: Tables, directory: Path)
 def test_check_mode_writes_nothing(tables: Tables, directory: Path) -> None:
     result = tables([{"address": "alice@example.org", "password": PASSWORD}], check=True)
     assert result["changed"]
-    assert len(result["changed_paths"]) == 8
+    assert len(result["changed_paths"]) == 9
     assert not directory.exists()
 
 

@@ -102,6 +102,18 @@ def test_who_only_sends_takes_no_mail_and_who_is_not_enabled_does_nothing() -> N
     assert "gone@example.org" not in senders
 
 
+def test_a_list_goes_on_without_a_catch_all_that_leads_to_nobody() -> None:
+    aliases = {
+        "@example.net": ["gone@example.org"],
+        "all@example.org": ["any@example.net", "root@example.net", "bob@example.org"],
+        "none@example.org": ["any@example.net"],
+    }
+    found = book([ALICE, BOB, {"address": "gone@example.org", "enabled": False}], aliases)
+    assert found.routes()["all@example.org"] == ["alice@example.org", "bob@example.org"]
+    assert "@example.net" not in found.virtuals
+    assert found.closed == {"gone@example.org", "none@example.org"}
+
+
 def test_mail_to_an_account_that_only_sends_may_lead_to_somebody() -> None:
     shop = {"address": "shop@example.org", "send_only": True}
     found = book([ALICE, shop], {"shop@example.org": ["alice@example.org"]})
@@ -138,6 +150,43 @@ def test_the_first_account_that_takes_mail() -> None:
     silent = [{"address": "a@example.org", "enabled": False}, {"address": "b@example.org", "send_only": True}]
     assert address_book.first_address([*silent, ALICE]) == "Alice@Example.org"
     assert address_book.first_address(silent) == address_book.first_address("nonsense") == ""
+
+
+def test_aliases_of_aliases_lead_straight_to_accounts() -> None:
+    chain = {f"a{number}@example.org": [f"a{number + 1}@example.org"] for number in range(12)}
+    aliases = {
+        **chain,
+        "a12@example.org": ["bob+list@example.org"],
+        "all@example.org": ["a0+news@example.org", "info@example.org", "friend@far.example", "bob+list@example.org"],
+        "@example.net": ["all@example.org"],
+        "any@example.org": ["nobody@example.net"],
+    }
+    routes = book([ALICE, BOB], aliases).routes()
+    everybody = ["bob+list@example.org", "alice@example.org", "friend@far.example"]
+    assert routes["alice@example.org"] == ["vmail"]
+    assert routes["a0@example.org"] == routes["a12@example.org"] == ["bob+list@example.org"]
+    assert routes["all@example.org"] == routes["@example.net"] == routes["any@example.org"] == everybody
+
+
+@pytest.mark.parametrize("members", [70, 100, 1000, 20_000])
+def test_a_long_list_is_divided(members: int) -> None:
+    everybody = [f"o'member{number:05}@elsewhere.example" for number in range(members)]
+    taken = {"all--1@example.org": ["bob@example.org"]}
+    routes = book([BOB], {"all@example.org": everybody, **taken}).routes()
+    assert routes["all--1@example.org"] == ["bob@example.org"]
+    text = address_book.virtuals_text(routes)
+    assert all(len(line.partition(" ")[2]) < 2048 for line in text.splitlines())
+
+    def reached(name: str, depth: int = 0) -> list[str]:
+        assert depth < 5
+        return [end for part in routes.get(name, []) for end in (reached(part, depth + 1) or [part])]
+
+    assert reached("all@example.org") == everybody
+
+
+def test_an_apostrophe_in_a_value_is_no_quotation() -> None:
+    text = address_book.virtuals_text({"o'neill@example.org": ["o'brien@example.org", "bob@example.org"]})
+    assert text == "o'neill@example.org o\\'brien@example.org, bob@example.org\n"
 
 
 @given(

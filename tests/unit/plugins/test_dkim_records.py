@@ -54,7 +54,7 @@ def test_keys_asked_for_alone(records: Records) -> None:
 def test_keys_of_the_domains_that_lie_there(records: Records, keys: Path) -> None:
     result = records([("example.org", "mail"), ("sub.example.org", "mail")], directory=str(keys))
     assert published(result) == {"example.org": ["mail", "mail-ed25519", "old"], "sub.example.org": ["mail"]}
-    assert any("example.org.broken.pem is no key" in str(warning) for warning in result["warnings"])
+    assert any("example.org.broken.pem, so it is not published" in str(warning) for warning in result["warnings"])
     (keys / "example.org.old.pem").unlink()
     assert "old" not in published(records([("example.org", "mail")], directory=str(keys)))["example.org"]
 

@@ -43,7 +43,7 @@ def test_all_is_well(monkeypatch: pytest.MonkeyPatch, pem: Path, tls_first: bool
     assert {one["status"] for one in found.values()} == {"ok"}
     assert found["port"]["text"].startswith("220 provider.example ESMTP (TLSv1.")
     assert found["certificate"]["text"] == "is for mail.example.org and good for 2 more days"
-    assert found["tls"]["text"] == "speaks nothing below TLS 1.2"
+    assert found["tls"]["text"] == "refuses TLS below 1.2"
     assert "AUTH" not in provider.commands
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -23,17 +22,15 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory of sources that this machine's apt reads in place of its own."""
-    for name in ("sources.list.d", "lists/partial", "preferences.d", "cache/archives/partial"):
+    for name in ("sources.list.d", "lists/partial", "cache/archives/partial"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "apt.conf").write_text(
         f'Dir::Etc::sourcelist "/dev/null";\nDir::Etc::sourceparts "{tmp_path}/sources.list.d";\n'
         f'Dir::Etc::parts "/dev/null";\nDir::State::lists "{tmp_path}/lists";\n'
         f'APT::Sandbox::User "root";\nDir::Cache "{tmp_path}/cache";\n'
-        f'Dir::Etc::preferencesparts "{tmp_path}/preferences.d";\n'
     )
     monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
     monkeypatch.setattr(packages, "SOURCES", tmp_path / "sources.list.d" / "selfhosted-mail-backports.sources")
-    monkeypatch.setattr(packages, "PREFERENCES", tmp_path / "preferences.d" / "selfhosted-mail-backports")
     monkeypatch.setattr(packages, "LISTS", tmp_path / "lists")
     return tmp_path
 
@@ -67,46 +64,47 @@ def sources_of(apt: Path) -> str:
 
 
 def test_backports_come_with_the_key_of_the_mirror_that_the_host_uses() -> None:
-    text = packages.backports_source(
-        "bookworm",
-        [
-            ["http://other.example/x", "nodistro", "main", "$(SIGNED_BY)"],
-            ["http://deb.example/debian", "bookworm", "main", KEYRING],
-        ],
-    )
-    assert text == (
-        "Types: deb\nURIs: http://deb.example/debian\nSuites: bookworm-backports\nComponents: main\n"
-        f"Signed-By: {KEYRING}\n"
-    )
+    targets = [
+        ["http://other.example/x", "nodistro", "main", "$(SIGNED_BY)"],
+        ["http://deb.example/debian", "bookworm", "main", "/etc/own.gpg"],
+    ]
+    suite = "Types: deb\nSuites: bookworm-backports\nComponents: main\n"
+    assert packages.backports_sources("bookworm", targets, "http://archive.example/debian") == [
+        f"{suite}URIs: http://deb.example/debian\nSigned-By: /etc/own.gpg\n",
+        f"{suite}URIs: http://archive.example/debian\nSigned-By: {KEYRING}\nCheck-Valid-Until: no\n",
+    ]
 
 
 def test_apt_finds_the_backports_of_the_mirror_that_it_uses(apt: Path) -> None:
     source(apt, "bookworm")
-    text = packages.backports_source("bookworm", packages.index_targets())
-    assert text is not None
+    text, old = packages.backports_sources("bookworm", packages.index_targets(), f"{mirror(apt)}/old")
     assert "Signed-By" not in text
     assert "$" not in text
-    packages.SOURCES.write_text(text)
-    assert f"{mirror(apt)}/dists/bookworm-backports/InRelease" in sources_of(apt)
+    packages.SOURCES.write_text(text + "\n" + old)
+    for where in mirror(apt), f"{mirror(apt)}/old":
+        assert f"{where}/dists/bookworm-backports/InRelease" in sources_of(apt)
 
 
-def test_backports_that_the_host_has_already(apt: Path) -> None:
+def test_backports_that_the_host_has_already(apt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages.platform, "freedesktop_os_release", lambda: {"VERSION_CODENAME": "bookworm"})
     source(apt, "bookworm", "bookworm-backports")
-    assert packages.backports_source("bookworm", packages.index_targets()) is None
+    with packages.backports("http://nowhere.invalid") as suite:
+        assert suite == "bookworm-backports"
+        assert not packages.SOURCES.exists()
 
 
 def test_sources_that_do_not_name_the_release(apt: Path) -> None:
     source(apt, "trixie")
     with pytest.raises(CommandFailed, match="do not name bookworm main"):
-        packages.backports_source("bookworm", packages.index_targets())
+        packages.backports_sources("bookworm", packages.index_targets(), "")
 
 
-def test_the_pin_holds_for_the_named_packages_alone(apt: Path) -> None:
-    text = packages.preferences("bookworm", ["opensmtpd"])
-    assert text.splitlines()[0] == "Package: opensmtpd"
-    packages.PREFERENCES.write_text(text)
-    policy = subprocess.run(["apt-cache", "policy"], check=True, capture_output=True, text=True)
-    assert policy.stderr == ""
+@pytest.mark.parametrize(
+    ("present", "old"),
+    [("6.8.0p2-4+b3", True), ("7.4.0p1-3~bpo12+1", False), ("7.6.0p1-1", False), ("7.4~rc1", True)],
+)
+def test_which_version_is_too_old(present: str, old: bool) -> None:
+    assert packages.too_old(present, "7.4") is old
 
 
 def test_what_is_installed_and_what_is_not(apt: Path) -> None:
@@ -132,34 +130,17 @@ def test_check_mode_names_what_is_missing(apt: Path, run_module: Callable[..., d
     assert result["diff"][-1]["prepared"] == "+no-such-package-of-ours\n"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="apt's files belong to root")
-def test_apts_own_files_are_taken_back_when_apt_cannot_use_them(
-    apt: Path, run_module: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The mirror has no backports."""
-    source(apt, "bookworm")
-    monkeypatch.setattr(packages.platform, "freedesktop_os_release", lambda: {"VERSION_CODENAME": "bookworm"})
-    packages.PREFERENCES.write_text("old\n")
-    result = run_module(packages.main, names=["dpkg"], backports=["dpkg"])
-    assert result["failed"] and "bookworm-backports" in result["msg"]
-    assert packages.PREFERENCES.read_text() == "old\n"
-    assert not packages.SOURCES.exists()
-    dry = run_module(packages.main, check=True, names=["dpkg"], backports=["dpkg"])
-    assert [part.get("after_header") for part in dry["diff"]] == [
-        str(packages.PREFERENCES),
-        str(packages.SOURCES),
-        None,
-    ]
-
-
 def test_a_killed_run_does_not_keep_daemons_from_starting(
     apt: Path, run_module: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor does it leave a source that may be gone one day."""
     monkeypatch.setattr(packages, "POLICY", apt / "policy-rc.d")
+    packages.SOURCES.write_text("Types: deb\n")
     for text, stays in ((packages.POLICY_TEXT, False), ("the host's own\n", True)):
         packages.POLICY.write_text(text)
         run_module(packages.main, names=["dpkg"])
         assert packages.POLICY.exists() is stays
+    assert not packages.SOURCES.exists()
 
 
 def test_daemons_are_not_started_while_packages_are_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

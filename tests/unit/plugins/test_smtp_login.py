@@ -77,6 +77,30 @@ def test_what_opensmtpd_can_use_is_taken_and_nothing_else(
     assert not any("AUTH" in line for line in provider.in_clear)
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_addresses_of_the_other_version_of_ip(
+    login: Login, pem: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """OpenSMTPD takes them too, and waits two minutes for one that is silent."""
+    with Provider(pem, USERNAME, PASSWORD) as provider, socket.create_server(("127.0.0.2", provider.port)) as other:
+        other.listen(1 if answers else 0)
+        # One more than the listener keeps is not answered any more.
+        waiting = [] if answers else [socket.create_connection(("127.0.0.2", provider.port))]
+        addresses = [(socket.AF_INET6, "127.0.0.2"), (socket.AF_INET, "127.0.0.1")]
+        found = [(family, socket.SOCK_STREAM, 6, "", (name, provider.port)) for family, name in addresses]
+        resolve = socket.getaddrinfo
+        monkeypatch.setattr(
+            smtp_login.socket,
+            "getaddrinfo",
+            lambda host, *rest, **more: found if host == "localhost" and more else resolve(host, *rest, **more),
+        )
+        result = login(provider, timeout=1)
+        for connection in waiting:
+            connection.close()
+    assert result["accepted"]
+    assert ("opensmtpd_ip_versions: [4]" in result["msg"]) is not answers, result["msg"]
+
+
 @VARIANTS
 @pytest.mark.parametrize("keywords", ["AUTH PLAIN LOGIN", "AUTH LOGIN CRAM-MD5"])
 def test_right_credentials(login: Login, pem: Path, smtps: bool, keywords: str) -> None:
@@ -85,7 +109,7 @@ def test_right_credentials(login: Login, pem: Path, smtps: bool, keywords: str) 
     assert (result["accepted"], result["null_sender"], result["tls"]) == (True, True, "TLSv1.3")
     assert not result["changed"]
     assert result["msg"] == (
-        f"relay localhost:{provider.port} takes the login: 235 2.7.0 Welcome 2.7.0 customer 17 (TLSv1.3);"
+        f"relay localhost:{provider.port} accepts the login: 235 2.7.0 Welcome 2.7.0 customer 17 (TLSv1.3);"
         " null sender: 250 2.1.0 Sender ok"
     )
     assert provider.commands[-3:] == ["MAIL", "RSET", "QUIT"]
@@ -101,9 +125,9 @@ def test_the_null_sender(login: Login, pem: Path, reply: str, taken: bool | None
     assert result["msg"].endswith(f"; null sender: {reply}")
     # Those of other tests are there, too.
     warned = str(result.get("warnings"))
-    said = f"localhost:{provider.port} refuses the null sender, MAIL FROM:<>: {reply}. Bounces, receipts and some"
+    said = f"localhost:{provider.port} refuses the null sender, MAIL FROM:<>: {reply}. Bounces, read receipts and some"
     assert (said in warned) is (taken is False)
-    assert ("switch it on at the provider" in warned) or taken is None
+    assert ("enable the null sender at the provider" in warned) or taken is None
 
 
 @VARIANTS
@@ -111,7 +135,7 @@ def test_the_null_sender(login: Login, pem: Path, reply: str, taken: bool | None
 def test_refused_credentials(login: Login, pem: Path, smtps: bool, required: bool) -> None:
     with Provider(pem, USERNAME, "another", smtps=smtps) as provider:
         result = login(provider, required=required)
-    assert "does NOT take outgoing mail: AUTH: 535 5.7.8 Account is blocked" in result["msg"]
+    assert "cannot be used for outgoing mail: AUTH: 535 5.7.8 Account is blocked" in result["msg"]
     assert result.get("failed", False) is required
     assert required or (result["accepted"] is False and result["msg"] in str(result["warnings"]))
     assert PASSWORD not in str(result)
@@ -136,10 +160,10 @@ def test_nothing_secret_goes_to_a_server_whose_certificate_does_not_verify(
 
 def test_what_is_missing_is_said(login: Login, pem: Path) -> None:
     with Provider(pem, USERNAME, PASSWORD, starttls="") as provider:
-        assert "does NOT take outgoing mail: STARTTLS is not offered" in login(provider)["msg"]
-    for keywords, said in (("AUTH CRAM-MD5 XOAUTH2",), "AUTH CRAM-MD5 XOAUTH2"), ((), "AUTH not at all"):
+        assert "cannot be used for outgoing mail: STARTTLS is not offered" in login(provider)["msg"]
+    for keywords, said in (("AUTH CRAM-MD5 XOAUTH2",), "AUTH CRAM-MD5 XOAUTH2"), ((), "no AUTH"):
         with Provider(pem, USERNAME, PASSWORD, keywords=keywords) as provider:
-            assert f"it offers {said}, and OpenSMTPD knows PLAIN and LOGIN" in login(provider)["msg"]
+            assert f"it offers {said}, and OpenSMTPD supports only PLAIN and LOGIN" in login(provider)["msg"]
 
 
 def test_a_server_that_hangs_up_at_quit_has_taken_the_login(login: Login, pem: Path) -> None:
@@ -152,7 +176,7 @@ def test_nobody_answers(login: Login, pem: Path) -> None:
     with Provider(pem, USERNAME, PASSWORD) as provider:
         pass
     result = login(provider)
-    assert f"relay localhost:{provider.port} does NOT take outgoing mail: connecting: " in result["msg"]
+    assert f"relay localhost:{provider.port} cannot be used for outgoing mail: connecting: " in result["msg"]
     assert "refused" in result["msg"]
 
 
@@ -170,11 +194,11 @@ def test_a_server_that_says_nothing_is_not_said_to_refuse(login: Login, pem: Pat
 def test_what_is_no_reply(login: Login, pem: Path, greeting: str) -> None:
     with Provider(pem, USERNAME, PASSWORD, greeting=greeting) as provider:
         result = login(provider)
-    assert "does NOT take outgoing mail: greeting: no reply but" in result["msg"]
+    assert "cannot be used for outgoing mail: greeting: invalid reply " in result["msg"]
 
 
 def test_check_mode_asks_nobody(login: Login, pem: Path) -> None:
     with Provider(pem, USERNAME, PASSWORD) as provider:
         result = login(provider, check=True)
-    assert "not asked in check mode" in result["msg"]
+    assert "not contacted in check mode" in result["msg"]
     assert provider.commands == []

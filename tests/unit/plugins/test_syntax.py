@@ -51,13 +51,14 @@ def test_no_domains(name: object) -> None:
     assert not syntax.is_domain(name)
 
 
-@pytest.mark.parametrize("name", ["mail", "2026", "s1-rsa", "k_1", "2026.mail", "a" * 63])
+@pytest.mark.parametrize("name", ["mail", "2026", "s1-rsa", "2026.mail", "a" * 63])
 def test_selectors(name: str) -> None:
     assert syntax.is_selector(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a b", "-a", "a-", "a..b", ".", "a" * 64, "ü", "a/b", "a;b", "mail\n", 2026, None]
+    "name",
+    ["", "a b", "a_b", "-a", "a-", "a..b", ".", "a" * 64, f"{'a' * 60}.bcd", "ü", "a/b", "a;b", "mail\n", 2026, None],
 )
 def test_no_selectors(name: object) -> None:
     assert not syntax.is_selector(name)

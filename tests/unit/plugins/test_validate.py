@@ -155,8 +155,15 @@ def vault_file(folder: Path, encrypted: bool) -> None:
         subprocess.run([vault, "encrypt", "--vault-password-file", folder / "key", file], check=True)
 
 
-@pytest.mark.parametrize("site", [False, True], ids=["role", "site"])
-@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+@pytest.mark.parametrize(
+    ("encrypted", "site"),
+    [
+        pytest.param(False, False, id="plain-role"),
+        pytest.param(True, True, id="encrypted-site"),
+        pytest.param(True, False, id="encrypted-role", marks=pytest.mark.long),
+        pytest.param(False, True, id="plain-site", marks=pytest.mark.long),
+    ],
+)
 def test_a_template_in_a_secret_is_named_and_not_shown(encrypted: bool, site: bool, folder: Folder) -> None:
     vault_file(folder.path, encrypted)
     hosts: dict[str, dict[str, object]] = {}
@@ -227,7 +234,7 @@ def test_all_that_is_wrong_is_said_at_once_for_every_host(folder: Folder) -> Non
         "missing": ["mail_domain", "mail_accounts"],
         "empty": ["mail_accounts", "mail_domain"],
     }
-    assert said["many"].endswith("mail_domian: is no variable of this collection; is mail_domain meant?")
+    assert said["many"].endswith("mail_domian: is not a variable of this collection; did you mean mail_domain?")
 
 
 def test_good_variables_change_nothing_and_nobody_elses_are_named_in_a_warning(folder: Folder) -> None:
@@ -237,8 +244,8 @@ def test_good_variables_change_nothing_and_nobody_elses_are_named_in_a_warning(f
     assert done.returncode == 0, done.stdout[-3000:]
     assert re.search(r"host +: ok=\d+ +changed=0 ", done.stdout)
     warnings = " ".join(re.sub(r"\[WARNING\]:|\s+", " ", done.stdout).split())
-    assert "mail_guard: is no variable of this collection, and is not used" in warnings
-    assert "firewall_zone: is no variable of this collection, and is not used" in warnings
+    assert "mail_guard: is not a variable of this collection, and is ignored" in warnings
+    assert "firewall_zone: is not a variable of this collection, and is ignored" in warnings
     assert done.stdout.count("TASK [selfhosted.mail.mail : Check the variables]") == 1
 
 
@@ -259,6 +266,14 @@ def test_the_role_as_somebody_includes_it(folder: Folder) -> None:
     assert done.returncode == 0, done.stdout[-3000:]
     assert f"mail.one.test alice@one.test alice@one.test smtps direct {folder.path}/dns" in done.stdout
     assert messages(folder.failed({"host": {}}, play=include)) == {"host": "mail_domain: is required"}
+
+
+def test_the_role_backup_alone_needs_the_hosts_name(folder: Folder) -> None:
+    """It is what the host's snapshots are found by, to be removed or restored."""
+    alone = [{"hosts": "mail", "gather_facts": False, "roles": ["selfhosted.mail.backup"]}]
+    wanted = {"mail_backup_repository": "/mnt/backup", "mail_backup_password": "fine"}
+    said = messages(folder.failed({"host": wanted}, play=alone))
+    assert said == {"host": "mail_domain or mail_hostname: the role backup needs one"}
 
 
 def test_a_known_provider_fills_what_is_left_out(folder: Folder) -> None:
@@ -321,10 +336,8 @@ def test_the_summary_says_what_is_known_of_the_provider_and_what_is_not(folder: 
     said = dict(text.split("]", 1) for text in shown)
     assert "recognized as SMTP2GO" in said["mail.smtp2go.com"] and "are lost" in said["mail.smtp2go.com"]
     assert "message size" in said["mail.smtp2go.com"] and "DKIM" not in said["mail.smtp2go.com"]
-    assert (
-        "recognized as Postmark" in said["smtp.postmarkapp.com"]
-        and "DMARC needs its own" in said["smtp.postmarkapp.com"]
-    )
+    assert "recognized as Postmark" in said["smtp.postmarkapp.com"]
+    assert "DMARC needs the provider's signature" in said["smtp.postmarkapp.com"]
     assert "null sender" in said["smtp.postmarkapp.com"] and "are lost" not in said["smtp.postmarkapp.com"]
     assert "recognized" not in said["smtp.provider.test"] and "relay smtp.provider.test" in said["smtp.provider.test"]
 
@@ -359,9 +372,10 @@ def test_two_hosts_that_would_write_the_same_zone_file(folder: Folder) -> None:
         "three": host("three.test", mail_hostname="mail.two.test"),
     }
     [said] = set(messages(folder.failed(hosts, play=site)).values())
+    another = "; set another mail_dns_output_dir for one of them"
     assert said.splitlines() == [
-        f"mail_dns_output_dir: two and three would write {folder.path}/dns/mail.two.test.zone",
-        f"mail_dns_output_dir: one and two would write {folder.path}/dns/one.test.zone",
+        f"mail_dns_output_dir: two and three would write {folder.path}/dns/mail.two.test.zone{another}",
+        f"mail_dns_output_dir: one and two would write {folder.path}/dns/one.test.zone{another}",
     ]
     site[0]["vars"]["mail_dns_output_dir"] = "{{ inventory_dir }}/dns/{{ inventory_hostname }}"
     done = folder.run(hosts, play=site)

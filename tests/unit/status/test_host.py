@@ -112,7 +112,7 @@ def test_units() -> None:
     found = {one.subject: (one.status, one.required, one.text) for one in host.units(talk(rows), ours)}
     assert found == {
         "dovecot.service": ("error", True, "is failed"),
-        "dkimproxy.service": ("error", True, "is not there"),
+        "dkimproxy.service": ("error", True, "is not loaded"),
         "other.service": ("warning", False, "failed"),
     }
     assert [(one.status, one.text) for one in host.units(talk(rows), ours[:1])][-1] == ("warning", "failed")
@@ -151,7 +151,7 @@ def test_passwords_that_take_long(
     if not named:
         assert [(one.status, one.text) for one in found] == [("ok", "take 4 ms to check at most")]
     else:
-        texts = [f"that of {name}@our.test takes 250 ms to check, and mail waits meanwhile" for name in named]
+        texts = [f"the hash of {name}@our.test takes 250 ms to check, and mail waits meanwhile" for name in named]
         assert [(one.status, one.text) for one in found] == [("warning", text) for text in texts]
 
 
@@ -175,7 +175,7 @@ def test_a_delivery_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "99").mkdir()
     process(1, "opensmtpd.service", 701)
     process(2, "dovecot.service", 1)
-    assert host.deliveries(talk, tmp_path) == "come to an end"
+    assert host.deliveries(talk, tmp_path) == "none hangs"
     process(3, "opensmtpd.service", 600)
     with pytest.raises(TimeoutError):
         host.deliveries(talk, tmp_path)
@@ -197,8 +197,58 @@ def kept(file: Path, age: float) -> None:
 def test_dns_shows_what_the_last_look_found(tmp_path: Path) -> None:
     file = tmp_path / "findings.json"
     [first] = host.dns(talk(), str(file))
-    assert first.status == "ok" and "nobody has looked yet" in first.text
+    assert first.status == "ok" and "not checked yet" in first.text
     kept(file, 2 * DAY)
     assert host.dns(talk(), str(file)) == [Finding("dns", "MX x.test", "error", True, "is missing", "it")]
     kept(file, 4 * DAY)
     assert [one.status for one in host.dns(talk(), str(file))] == ["error", "warning"]
+
+
+@pytest.mark.parametrize(
+    ("state", "hours", "wrong"),
+    [
+        (None, 1, ""),
+        (None, 49, "is too old: none yet"),
+        ({"finished": 47, "bytes": 3 << 30, "error": ""}, 99, ""),
+        ({"finished": 49, "bytes": 3 << 30, "error": ""}, 99, "is too old: 3.00 GB, 49 hours ago"),
+        (
+            {"finished": 1, "bytes": 3 << 30, "error": "restic: away"},
+            99,
+            "restic: away; the last good one: 3.00 GB, 1 hours",
+        ),
+        ({"error": "restic: away"}, 1, "restic: away; the last good one: none yet"),
+    ],
+)
+def test_backup(tmp_path: Path, state: dict[str, object] | None, hours: int, wrong: str) -> None:
+    """``finished`` is hours ago, and ``hours`` ago the role began."""
+    config, file = tmp_path / "config.json", tmp_path / "state.json"
+    config.write_text(json.dumps({"interval": DAY}))
+    os.utime(config, (0, time.time() - hours * 3600))
+    if state is not None:
+        if "finished" in state:
+            state["finished"] = time.time() - float(str(state["finished"])) * 3600
+        file.write_text(json.dumps(state))
+    if wrong:
+        with pytest.raises(Failed, match=wrong):
+            host.backup(talk(), config, file)
+    else:
+        assert host.backup(talk(), config, file) in ("none yet", "3.00 GB, 47 hours ago")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ("13", "13", [("ok", "is 13")]),
+        ("", "13", [("ok", "is 13")]),
+        ("12", "12", [("warning", "OpenSMTPD of Debian 12 gets no more fixes: upgrade to Debian 13")]),
+        ("12", "13", [("warning", "was 12 at the last run and is 13 now: run the playbook upgrade")]),
+    ],
+)
+def test_which_debian_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: str, now: str, said: list[tuple[str, str]]
+) -> None:
+    state = tmp_path / "state.json"
+    if before:
+        state.write_text(json.dumps({"version": 1, "release": before}))
+    monkeypatch.setattr(host.platform, "freedesktop_os_release", lambda: {"VERSION_ID": now})
+    assert [(one.status, one.text) for one in host.release(talk(), state)] == said

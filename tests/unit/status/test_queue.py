@@ -60,8 +60,8 @@ def test_age_and_answers(age: float, error: str, status: str) -> None:
 def test_by_reason_most_first() -> None:
     rows = [row(1, 100, "inflight", ""), row(2, 7300, "pending", "451 busy", "@"), row(3, 60, "pending", "451 busy")]
     assert found("".join(rows)) == [
-        ("warning", "2 since 2 hours: 451 busy"),
-        ("ok", "1 since 100 seconds: not tried yet"),
+        ("warning", "2 queued, the oldest for 2 hours: 451 busy"),
+        ("ok", "1 queued, the oldest for 100 seconds: not tried yet"),
     ]
 
 
@@ -200,7 +200,7 @@ def test_each_refusal_of_the_null_sender_is_a_line() -> None:
     assert "lines" not in before
     looked(state, "")
     assert kinds(looked(state, lines)) == [("null sender", "warning")]
-    assert state.pop("lines") == [f"the relay refuses a message of <> to <d@e.f>: {reply}"] * 2
+    assert state.pop("lines") == [f"the relay refused a message with the null sender (<>) to <d@e.f>: {reply}"] * 2
     # The journal is read with an overlap.
     looked(state, lines + delivery(NOW - 6, "PermFail", "550 5.1.1 nobody", ""))
     assert "lines" not in state

@@ -36,3 +36,17 @@ def test_a_tarball_is_handed_on(suite: ModuleType, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("DKIMPROXY_ARCHIVE", "release")
     [job] = (job for job in suite.jobs() if job.name == SCENARIO)
     assert (job.skip, job.environment["DKIMPROXY_ARCHIVE"]) == ("", str(tmp_path / "release"))
+
+
+@pytest.mark.parametrize(
+    ("log", "shown"),
+    [
+        ("E   x\nFAILED a.py::b - oh\nERROR c.py\nend\n", ["FAILED a.py::b - oh", "ERROR c.py", "E   x"]),
+        ("    | ValueError: y\n    | other\nFAILED a\n", ["FAILED a", "    | ValueError: y"]),
+        ("FAILED a\n" * 10, ["FAILED a"] * 8 + ["and 2 more"]),
+        ("".join(f"{number}\n" for number in range(20)), [str(number) for number in range(12, 20)]),
+    ],
+)  # fmt: skip
+def test_what_is_red_is_named(suite: ModuleType, tmp_path: Path, log: str, shown: list[str]) -> None:
+    (tmp_path / "log").write_text(log)
+    assert suite.red(tmp_path / "log") == shown

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""README's ten steps, as it says them: on a machine with Debian's own ansible-core, for a fresh VPS behind SSH."""
+"""README's ten steps and docs/recipes.md: on a machine with Debian's own ansible-core, for a fresh VPS behind SSH."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import yaml
 from testbed import containers, dns
 from testbed.acme import AUTHORITY, Acme
 from testbed.containers import run, write
-from testbed.playbook import CHECKOUT
+from testbed.playbook import BIN, CHECKOUT
 from testbed.playbook import run as play
+from testbed.provider import wait_kept
 
 HOME, VPS, RELAY = "readme-home", "readme-vps", "readme-relay"
 ACME = Acme("readme-acme", "readme.acme.test")
@@ -33,6 +34,36 @@ INVENTORY = f"{CLONE}/inventory"
 MAIN = f"{INVENTORY}/group_vars/mail/main.yml"
 LOGIN, PASSWORD = "customer", "the relay's password"
 VAULT_PASSWORD = "a vault's password"
+ALICE_PASSWORD, SHOP_PASSWORD = "alice's own", "the shop's own"
+# Somebody reads and writes in a web browser.
+BROWSER = """
+import http.cookiejar, re, sys, time, urllib.parse, urllib.request
+base, user, password = sys.argv[1:]
+opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
+def go(form=None, **query):
+    data = urllib.parse.urlencode(form).encode() if form else None
+    with opener.open(f"{base}?{urllib.parse.urlencode(query)}", data, timeout=60) as answer:
+        return answer.read().decode()
+def field(page, name):
+    return re.search(rf'name="{name}"[^>]* value="([^"]*)"', page)[1]
+page = go()
+form = {"_token": field(page, "_token"), "_task": "login", "_action": "login", "_user": user, "_pass": password}
+page = go(form, _task="login")
+assert "logged-out" not in page and "rcmloginuser" not in page, page[-3000:]
+token = re.search(r'"request_token":"([^"]+)"', page)[1]
+page = go(_task="mail", _action="compose")
+form = {"_token": token, "_task": "mail", "_action": "send", "_id": field(page, "_id"), "_is_html": "0"}
+form |= {"_from": re.search(r'name="_from".*?<option value="(\\d+)"', page, re.S)[1], "_to": user}
+form |= {"_subject": "webmail", "_message": "hello"}
+page = go(form, _task="mail", _action="send")
+assert "sent_successfully" in page, page[-3000:]
+opener.addheaders.append(("X-Roundcube-Request", token))
+deadline = time.monotonic() + 120
+while "webmail" not in go(_task="mail", _action="list", _mbox="INBOX", _remote="1"):
+    assert time.monotonic() < deadline, "nothing arrived"
+    time.sleep(1)
+print(go(_task="settings", _action="plugin.managesieve"))
+"""
 # Runs a command in a terminal and types the password where it is asked for.
 TERMINAL = """
 import os, pty, sys
@@ -56,6 +87,13 @@ def commands() -> list[str]:
     steps = text[text.index("## Set up your server") :]
     steps = steps[: steps.index("\n## ", 3)]
     return [re.sub(r"(?m)^ +", "", block) for block in re.findall(r"(?ms)^ *```\n(.*?)^ *```$", steps)]
+
+
+def recipe(kind: str) -> str:
+    """The first code block of that kind in docs/recipes.md."""
+    found = re.search(rf"(?ms)^```{kind}\n(.*?)^```$", (CHECKOUT / "docs/recipes.md").read_text())
+    assert found
+    return found[1].replace("example.org", "readme.test")
 
 
 def tracked() -> bytes:
@@ -142,8 +180,9 @@ def edit(path: str, *changes: tuple[str, str]) -> None:
     write(HOME, path, text)
 
 
-def test_ten_steps(world: None) -> None:
-    copy, encrypt, dry_run, site, check = commands()
+def set_up() -> None:
+    """Steps 2 to 5."""
+    copy, encrypt, *_others = commands()
     do(copy)
     ours = ("example.org", "readme.test")
     edit(f"{INVENTORY}/hosts.yml", ours)
@@ -159,16 +198,26 @@ def test_ten_steps(world: None) -> None:
             "rspamd_external_checks: false\nrspamd_resolver_forwarders: [198.51.100.53]",
         ),
     )
-    hashed = run(HOME, "openssl", "passwd", "-6", "alice's own").strip()
+    alices, shops = (run(HOME, "openssl", "passwd", "-6", text).strip() for text in (ALICE_PASSWORD, SHOP_PASSWORD))
     edit(
         f"{INVENTORY}/group_vars/mail/vault.yml",
         ("your login at the relay provider", LOGIN),
         ("your password there", PASSWORD.replace("'", "''")),
-        ("$6$...", hashed),
+        ("$6$...", alices),
+        ("vault_bob", f"vault_shop_password_hash: '{shops}'\nvault_bob"),
     )
     do(encrypt)
     assert PASSWORD not in run(HOME, "cat", f"{INVENTORY}/group_vars/mail/vault.yml")
+
+
+def test_ten_steps(world: None) -> None:
+    *_others, dry_run, site, check = commands()
+    set_up()
+    run(VPS, "touch", "/root/begun")
     assert "changed=0" not in do(dry_run)
+    where = "/etc /usr /opt /srv /var/lib /var/spool /var/mail -xdev -not -path /var/lib/systemd/*"
+    assert run(VPS, "find", *where.split(), "-newer", "/root/begun") == "", "a dry run has changed the VPS"
+    assert "dns" not in run(HOME, "ls", CLONE).split()
     do(site)
     served = run(HOME, "sh", "-c", "openssl s_client -connect mail.readme.test:465 </dev/null 2>&1 | grep -i issuer")
     assert "Pebble" in served
@@ -177,3 +226,33 @@ def test_ten_steps(world: None) -> None:
     assert re.search(r"ok +proof +readme\.test .*our signature pass, SPF pass, DMARC pass", said), said
     assert not re.search(r'"?(error|warning) ', said), said
     do(site)
+
+
+@pytest.mark.long
+def test_artefact_and_recipes(world: None, tmp_path: Path) -> None:
+    """The server is set up by the collection as ansible-galaxy installs it."""
+    write(VPS, "/usr/local/share/ca-certificates/acme.crt", ACME.root)  # as the world knows Let's Encrypt's
+    run(VPS, "update-ca-certificates")
+    set_up()
+    edit(MAIN, ("  # - address: shop@", "  - address: shop@"), ("  #   ", "    "))
+    words: list[str | Path] = [BIN / "ansible-galaxy", "collection", "build", "--output-path", tmp_path, CHECKOUT]
+    subprocess.run(words, check=True, capture_output=True)
+    [artefact] = tmp_path.glob("selfhosted-mail-*.tar.gz")
+    write(HOME, "/root/artefact.tar.gz", artefact.read_bytes())
+    run(HOME, "ansible-galaxy", "collection", "install", "--offline", "/root/artefact.tar.gz")
+    site = "cd /root; ansible-playbook -i clone/inventory selfhosted.mail.{} --ask-vault-pass"
+    do(site.format("site"))
+    dns.publish("readme.test", run(HOME, "cat", "/root/dns/readme.test.zone"))
+    assert re.search(r"ok +proof +readme\.test .*our signature pass", do(site.format("check")))
+    write(HOME, f"{CLONE}/webmail.yml", recipe("yaml"))
+    webmail = "ansible-playbook -i inventory webmail.yml --ask-vault-pass"
+    do(webmail)
+    assert re.search(r"changed=0 .*failed=0", do(webmail))
+    browser = ("python3", "-c", BROWSER, "https://mail.readme.test/", "alice@readme.test", ALICE_PASSWORD)
+    filters = run(HOME, *browser)
+    assert "Unable to connect to server" not in filters
+    write(HOME, "/root/shop.py", recipe("python"))
+    run(HOME, "env", f"SHOP_PASSWORD={SHOP_PASSWORD}", "python3", "/root/shop.py")
+    sent = wait_kept(RELAY, "Subject: Your order")
+    assert sent.message["Reply-To"] == "sales@readme.test"
+    assert sent.dkim == [("pass", "readme.test")]
