@@ -1,6 +1,6 @@
 # Everything works on a fresh Debian machine as root: what is missing is installed.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test long fuzz lint unit molecule docs images bench
+.PHONY: help demo demo-down test long fuzz lint sanity unit molecule docs images bench
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,10 +18,13 @@ long: ## what needs real time, real size or all pairs
 	@tools/test --long
 
 fuzz: ## a part of it: 20 minutes of dialogues with mistakes; FUZZ_SEED=N for those of a seed
-	@PYTEST_ADDOPTS='-k mistakes' tools/test --long molecule-default
+	@PYTEST_ADDOPTS='-k mistakes' tools/test --long molecule-operation
 
 lint: ## linters, and the collection builds
 	@tools/lint
+
+sanity: ## the checkers of ansible-test, with every ansible-core
+	@for version in 2.19 2.20 2.21; do tools/sanity $$version --python 3.13 || exit; done
 
 unit: ## unit tests
 	@tools/test unit
@@ -29,14 +32,16 @@ unit: ## unit tests
 molecule: ## every scenario, or one: make molecule SCENARIO=default
 	@tools/test 'molecule-$(or $(SCENARIO),*)'
 
-docs: ## docs/variables.md and the tables of variables in the roles' READMEs
+docs: ## docs/variables.md, docs/providers.md and the tables of variables in the roles' READMEs
 	@$$(tools/venv)/bin/python tools/docs
 
 images: ## Docker, the test bed's images and its name server
 	@testbed/up
 
-bench: ## figures: a run, also with thousands of accounts; messages a second; memory; a search
-	@bench/site
+bench: ## figures: a run, also on ten hosts and with thousands of accounts; messages a second; memory; a search
+	@testbed/up
+	@PYTHONPATH=. $$(tools/venv)/bin/python bench/site
 	@PYTHONPATH=. $$(tools/venv)/bin/python bench/messages
 	@PYTHONPATH=. $$(tools/venv)/bin/python bench/accounts
+	@PYTHONPATH=. $$(tools/venv)/bin/python bench/memory
 	@bench/search

@@ -44,6 +44,10 @@ def test_a_tarball_is_handed_on(suite: ModuleType, monkeypatch: pytest.MonkeyPat
         ("E   x\nFAILED a.py::b - oh\nERROR c.py\nend\n", ["FAILED a.py::b - oh", "ERROR c.py", "E   x"]),
         ("    | ValueError: y\n    | other\nFAILED a\n", ["FAILED a", "    | ValueError: y"]),
         ("FAILED a\n" * 10, ["FAILED a"] * 8 + ["and 2 more"]),
+        (
+            "".join(f"E   {number}\n" for number in range(20)) + "FAILED a\n",
+            ["FAILED a", *(f"E   {number}" for number in range(8)), "...", *(f"E   {number}" for number in range(12, 20))],
+        ),
         ("".join(f"{number}\n" for number in range(20)), [str(number) for number in range(12, 20)]),
     ],
 )  # fmt: skip
