@@ -115,10 +115,11 @@ def test_another_restore_brings_what_has_changed(filled: Server) -> None:
     containers.wait_for(lambda: "friend@far.test" in filled.queue(), what="the message waits")
     mail = {login: filled.mail(login) for login in (ALICE, BOB)}
     assert len(ON_THE_OLD_ONE) == 2
+    begun = int(time.time())
     for command in ON_THE_OLD_ONE:
         filled.sh(command)
     state = filled.state()
-    assert state["error"] == "" and state["finished"] > time.time() - 60
+    assert state["error"] == "" and state["finished"] >= begun
     relay("start")
     GONE.update(mail=mail, snapshot=state["snapshot"], waits=str(waits["Message-ID"]))
     GONE.update(bayes=filled.bayes(), secrets=filled.secrets(), owners=owners(filled))
@@ -172,8 +173,9 @@ def test_one_mailbox_comes_back_beside_the_one_that_is_there() -> None:
     now, bobs = NEW12.mail(ALICE), NEW12.mail(BOB)
     assert now["Work/2020.final"] == set() != then["Work/2020.final"]
     done = NEW12.playbook(RESTORE, {"mail_restore_mailbox": ALICE[0]})
-    date = time.strftime("%Y-%m-%d", time.gmtime())
-    assert f"{ALICE[0]} has the backup" in done.output and f"Restored/{date}" in done.output
+    assert f"{ALICE[0]} has the backup" in done.output
+    # The test may pass midnight.
+    [date] = set(re.findall(r"Restored/(\d{4}-\d\d-\d\d)", done.output))
     after = NEW12.mail(ALICE)
     back = {
         name.removeprefix(f"Restored/{date}/"): mail for name, mail in after.items() if name.startswith("Restored/")
