@@ -46,7 +46,7 @@ def test_a_tarball_is_handed_on(suite: ModuleType, monkeypatch: pytest.MonkeyPat
         ("FAILED a\n" * 10, ["FAILED a"] * 8 + ["and 2 more"]),
         (
             "".join(f"E   {number}\n" for number in range(20)) + "FAILED a\n",
-            ["FAILED a", *(f"E   {number}" for number in range(8)), "...", *(f"E   {number}" for number in range(12, 20))],
+            ["FAILED a", *(f"E   {number}" if number != 8 else "..." for number in (*range(9), *range(12, 20)))],
         ),
         ("".join(f"{number}\n" for number in range(20)), [str(number) for number in range(12, 20)]),
     ],
