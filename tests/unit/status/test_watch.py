@@ -181,8 +181,8 @@ def test_what_is_looked_at_once_a_day_is_told_once_a_day(
 ) -> None:
     state: dict[str, Any] = {}
     for minutes in (0, 1, 61, 23 * 60, 24 * 60 + 2):
-        look(state, [wrong("dns")], now=minutes * MINUTE)
-    assert capsys.readouterr().out.count("selfhosted-mail alarm dns/x: is wrong") == 2
+        look(state, [wrong("backup")], now=minutes * MINUTE)
+    assert capsys.readouterr().out.count("selfhosted-mail alarm backup/x: is wrong") == 2
 
 
 def test_what_is_paused_is_left_alone(

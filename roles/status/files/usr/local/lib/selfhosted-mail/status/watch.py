@@ -18,8 +18,8 @@ from .finding import Answer, Finding
 
 RESTARTS, WITHIN = 3, 900  # seconds
 ALARMS_EVERY = 3600  # seconds, for one key
-# Daily checks are reported once a day.
-DAILY, DAY = ("backup/", "dns/"), 86400
+# What runs once a day is reported once a day.
+DAILY, DAY = "backup/", 86400
 STOP_AND_START = 120  # seconds
 CLOSED_AGAIN = 60  # seconds
 SENDMAIL = "/usr/sbin/sendmail"
