@@ -45,7 +45,7 @@ def boot(container: str) -> None:
     """Start the container and wait until systemd has started all units."""
     docker("start", container)
     ended = "until [ -S /run/dbus/system_bus_socket ]; do sleep 0.1; done; systemctl is-system-running --wait || true"
-    docker("exec", container, "timeout", "120", "sh", "-c", ended)
+    docker("exec", container, "timeout", "300", "sh", "-c", ended)
 
 
 def journal(container: str, *options: str) -> str:

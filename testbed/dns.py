@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import subprocess
 from pathlib import Path
 
+import dns.exception
 import dns.resolver
 
 from testbed import containers
@@ -35,8 +38,21 @@ def dkim_record(name: bytes, timeout: int = 5) -> bytes | None:
 
 
 def publish(origin: str, records: str) -> None:
-    """Serve these records (master file syntax without SOA and NS, RFC 1035 §5) under `origin`."""
-    subprocess.run([str(PUBLISH), origin], input=records, text=True, check=True, capture_output=True)
+    """Serve these records (master file syntax without SOA and NS, RFC 1035 §5) under `origin`.
+
+    NSD answers `reload` before it serves the new zone, so a record of our own in it is waited for.
+    """
+    # By its contents: two tests may publish the same at once.
+    name, mark = f"_published.{origin}", hashlib.sha256(records.encode()).hexdigest()
+    zone = f'{records}\n{name}. TXT "{mark}"\n'
+    subprocess.run([str(PUBLISH), origin], input=zone, text=True, check=True, capture_output=True)
+
+    def served() -> bool:
+        with contextlib.suppress(dns.exception.DNSException):
+            return query(name, "TXT") == [mark]
+        return False
+
+    containers.wait_for(served, what=f"the name server serves {origin}")
 
 
 def secondary(zone: str) -> None:

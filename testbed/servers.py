@@ -11,7 +11,7 @@ from email.message import EmailMessage
 
 from testbed import imap, managesieve, provider, server, smtp
 from testbed.acme import Acme
-from testbed.containers import PATIENCE
+from testbed.containers import PATIENCE, wait_for
 from testbed.signatures import check_signed
 
 SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
@@ -28,7 +28,8 @@ listed() {
     -not -path '/var/lib/redis*' -not -path '/var/lib/rspamd/*' -not -path '/var/spool/smtpd/*' \
     -not -path '/var/vmail/*' -not -path '/root/.ansible/*' -not -path '/var/lib/systemd/*' \
     -not -path '/var/lib/private/*' -not -path '/var/lib/selfhosted-mail/filter/*' \
-    -not -path '/var/lib/fail2ban/*' \
+    -not -path '/var/lib/fail2ban/*' -not -path '/var/lib/apt/daily_lock' -not -path '/var/lib/apt/periodic/*' \
+    -not -path '/var/lib/logrotate/*' \
     "$@" | sort
 }
 listed -printf '%p %m %u %g\n'
@@ -140,6 +141,20 @@ def check_relayed(server: Server, kept: provider.Kept) -> dict[str, str]:
     signature = check_signed(server, kept.raw)
     assert kept.dkim == [("pass", signature["d"])], kept.message["Authentication-Results"]
     return signature
+
+
+@contextmanager
+def unwatched(server: Server) -> Iterator[None]:
+    """Nothing is restarted behind a test's back, and the watch knows nothing of what was before."""
+    server.run("systemctl", "stop", "selfhosted-mail-watch.timer")
+    active = "systemctl is-active selfhosted-mail-watch.service || true"
+    wait_for(lambda: server.sh(active) == "inactive", what="the watch has looked")
+    server.run("rm", "-rf", "/run/selfhosted-mail-status")
+    try:
+        yield
+    finally:
+        server.run("rm", "-rf", "/run/selfhosted-mail-status")
+        server.run("systemctl", "start", "selfhosted-mail-watch.timer")
 
 
 @contextmanager

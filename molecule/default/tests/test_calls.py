@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from testbed import playbook
-from testbed.containers import PATIENCE, wait_for
+from testbed.containers import wait_for
 from testbed.playbook import CHECKOUT, PLAIN, run_site
 from testbed.servers import SERVERS
 
@@ -81,7 +81,7 @@ def ctrl_c(run: subprocess.Popen[str]) -> None:
     wait_for(lambda: len(workers()) == len(SERVERS), what="a task runs on both hosts")
     os.killpg(run.pid, signal.SIGINT)
     try:
-        run.wait(PATIENCE)
+        run.wait(20)
     except subprocess.TimeoutExpired:
         left = workers()
         os.killpg(run.pid, signal.SIGINT)

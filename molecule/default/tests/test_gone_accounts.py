@@ -70,8 +70,10 @@ def test_its_mail_is_in_one_file_of_roots_and_nowhere_else(server: Server) -> No
 
 def test_mailboxes_in_another_directory(server: Server) -> None:
     address, elsewhere = f"left@{server.domain}", "/var/elsewhere"
-    server.sh(f"mkdir {elsewhere}; cp -a /var/vmail/{server.domain} {elsewhere}")
-    before = files(server, f"/var/vmail/{server.domain}")
+    server.sh(
+        f"mkdir -p {elsewhere}/{server.domain}/alice; cp -a /var/vmail/{server.domain}/left {elsewhere}/{server.domain}"
+    )
+    before = files(server, f"/var/vmail/{server.domain}/left")
     try:
         assert address in server.run("archive-account", "--directory", elsewhere, "--list")
         assert archive(server, "--directory", elsewhere, address).returncode == 0
@@ -79,7 +81,7 @@ def test_mailboxes_in_another_directory(server: Server) -> None:
         assert archive(server, "--directory", f"{elsewhere}/missing", address).returncode != 0
     finally:
         server.sh(f"rm -r {elsewhere}")
-    assert files(server, f"/var/vmail/{server.domain}") == before
+    assert files(server, f"/var/vmail/{server.domain}/left") == before
 
 
 def test_who_has_an_account_keeps_his_mail(server: Server) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from testbed import imap, managesieve, provider, smtp
 from testbed.containers import docker, wait_for
-from testbed.servers import RELAY, STRANGER, Login, Server, both, check_relayed, on_both, script
+from testbed.servers import RELAY, STRANGER, Login, Server, both, check_relayed, on_both, script, unwatched
 from testbed.signatures import author, author_domain, check_signed
 
 # Enough words for Bayes to learn from, in English: Rspamd takes back what it has learned by the stems of words, and
@@ -332,15 +332,17 @@ def test_moving_waits_for_nobody(server: Server) -> None:
     login = server.alice
     marker = taken(server, login)
     spam_before = learned(server)[0]
-    server.run("systemctl", "stop", "rspamd")
-    try:
-        # A busy machine takes its time; who waited for Rspamd would wait as long as it is away.
-        assert move(server, login, marker, "INBOX", "Junk") < 20
-        server.mailbox(login, marker, "Junk")
-        assert len(waiting(server)) == 1
-    finally:
-        server.run("systemctl", "start", "rspamd")
-    wait_for(lambda: learned(server)[0] == spam_before + 1 or None, 90, "learned as spam")
+    # A filter that the watch asks while Rspamd ends logs an error, which test_journals would find.
+    with unwatched(server):
+        server.run("systemctl", "stop", "rspamd")
+        try:
+            # A busy machine takes its time; who waited for Rspamd would wait as long as it is away.
+            assert move(server, login, marker, "INBOX", "Junk") < 20
+            server.mailbox(login, marker, "Junk")
+            assert len(waiting(server)) == 1
+        finally:
+            server.run("systemctl", "start", "rspamd")
+    wait_for(lambda: learned(server)[0] == spam_before + 1 or None, what="learned as spam")
     wait_for(lambda: not waiting(server) or None, what="all is learned")
     server.mailbox(login, marker, "Junk")
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from testbed.containers import wait_for
-from testbed.servers import Server, both
+from testbed.servers import FRIEND, Server, both
 
 # Every file that contains one of these strings, whatever its name.
 SEARCH = r"""
@@ -16,10 +16,10 @@ for top in ("/etc", "/opt", "/root", "/srv", "/usr/local", "/var", "/run", "/tmp
     for folder, folders, files in os.walk(top):
         for name in files:
             path = os.path.join(folder, name)
-            status = os.lstat(path)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > 1 << 24:
-                continue
             try:
+                status = os.lstat(path)
+                if not stat.S_ISREG(status.st_mode) or status.st_size > 1 << 24:
+                    continue
                 with open(path, "rb") as file:
                     content = file.read()
             except OSError:
@@ -57,7 +57,10 @@ def test_mail_is_for_its_owners(server: Server) -> None:
     try:
         server.receive(server.bob.address)
         server.submit()
-        wait_for(server.queue, what="a message waits")
+        wait_for(
+            lambda: FRIEND in (queue := server.queue()) and server.bob.address not in queue,
+            what="one message is delivered and one waits",
+        )
         assert len(server.run("bash", "-c", f"find {mail} -type f").splitlines()) > 2
         for user in ("nobody", "www-data"):
             readable = f"find {mail} -type f -readable 2>/dev/null || true"

@@ -31,12 +31,12 @@ def test_waits_for_the_signer(server: Server) -> None:
     try:
         outside = server.submit([FRIEND])
         inside = server.submit([server.bob.address])
-        wait_for(lambda: tried(server, FRIEND, since), 60, f"a try to deliver\n{server.queue()}")
+        wait_for(lambda: tried(server, FRIEND, since), what=f"a try to deliver\n{server.queue()}")
         assert provider.find(RELAY, str(outside["Message-ID"])) == []
         assert server.bob.address in server.queue()
     finally:
         server.run("systemctl", "start", "dkimproxy")
-    check_relayed(server, server.relayed(outside, timeout=60))
+    check_relayed(server, server.relayed(outside))
     check_signed(server, server.mailbox(server.bob, str(inside["Message-ID"])))
 
 

@@ -15,6 +15,7 @@ from email.message import EmailMessage
 import pytest
 
 from testbed import provider, smtp
+from testbed.containers import wait_for
 from testbed.servers import FRIEND, RELAY, STRANGER, Server, both, check_relayed
 from testbed.signatures import check_signed, signatures, verifies
 
@@ -109,9 +110,17 @@ def test_several_recipients(server: Server) -> None:
     server.relayed(message)
     check_signed(server, server.mailbox(server.bob, str(message["Message-ID"])))
     server.settle()
-    deliveries = provider.find(RELAY, str(message["Message-ID"]))
-    assert sorted(recipient for kept in deliveries for recipient in kept.recipients) == elsewhere
-    for kept in deliveries:
+
+    def deliveries() -> list[provider.Kept]:
+        return provider.find(RELAY, str(message["Message-ID"]))
+
+    def recipients() -> list[str]:
+        return sorted(recipient for kept in deliveries() for recipient in kept.recipients)
+
+    # The provider keeps a message a moment after the queue is empty.
+    wait_for(lambda: len(recipients()) >= len(elsewhere), what="all of them")
+    assert recipients() == elsewhere
+    for kept in deliveries():
         check_relayed(server, kept)
 
 

@@ -49,6 +49,7 @@ PROCESSES = [
     Process("OpenSMTPD's scheduler", OPENSMTPD, r" smtpd: scheduler$"),
     Process("parent of a filter", OPENSMTPD, r"^other mailfilter /usr/sbin/smtpd$"),
     Process("mail.lmtp", OPENSMTPD, r" vmail \S*/mail\.lmtp ", DELIVERY),
+    Process("lock of a mailbox", OPENSMTPD, r" vmail flock .*/mail\.lmtp ", DELIVERY),
     Process("mail.mda", OPENSMTPD, r" vmail \S*/mail\.mda ", DELIVERY),
     Process("a shell of mail.lmtp's", OPENSMTPD, r" vmail (/bin/)?sh -c .*/mail\.lmtp ", DELIVERY),
     *FILTERS,
@@ -225,8 +226,11 @@ class Full(Fault):
     def __init__(self, server: Server, unit: str, folder: str) -> None:
         super().__init__(server)
         self.unit, self.folder = unit, folder
-        # A command of the shell's.
-        self.filling = f"cd {folder}; cat /dev/zero >filler 2>/dev/null || true; test $(stat -f -c %a .) = 0"
+        # Commands of the shell's. Again, as what goes on meanwhile may free some.
+        self.filling = (
+            f"cd {folder}; for _time in 1 2 3 4 5 6 7 8 9; do cat /dev/zero >>filler 2>/dev/null || true; "
+            "test $(stat -f -c %a .) != 0 || exit 0; done; exit 1"
+        )
 
     def __enter__(self) -> Full:
         try:

@@ -39,16 +39,16 @@ def plain():
 
 def smtp(port):
     if port == 465:
-        session = smtplib.SMTP_SSL(host, port, local_hostname="x.test", context=tls, timeout=30)
+        session = smtplib.SMTP_SSL(host, port, local_hostname="x.test", context=tls, timeout=60)
     else:
-        session = smtplib.SMTP(host, port, local_hostname="x.test", timeout=30)
+        session = smtplib.SMTP(host, port, local_hostname="x.test", timeout=60)
         session.starttls(context=tls)
     session.ehlo()
     assert session.docmd("AUTH", f"PLAIN {plain()}")[0] == 535
     session.close()
 
 def imap(port):
-    session = imaplib.IMAP4_SSL(host, port, ssl_context=tls, timeout=30)
+    session = imaplib.IMAP4_SSL(host, port, ssl_context=tls, timeout=60)
     try:
         session.login(user, "a-guess")
     except imaplib.IMAP4.error:
@@ -61,7 +61,7 @@ def sieve(port):
         while not (line := file.readline()).startswith((b"OK", b"NO")):
             assert line
         return line
-    with socket.create_connection((host, port), 30) as stream:
+    with socket.create_connection((host, port), 60) as stream:
         answered(stream.makefile("rb"))
         stream.sendall(b"STARTTLS\r\n")
         assert stream.recv(100).startswith(b"OK")
@@ -243,7 +243,7 @@ def test_the_next_ban_is_longer_and_outlives_fail2ban(server: Server) -> None:
 
     before = times()
     # fail2ban leaves out a ban that would be over when it comes to it.
-    server.run("fail2ban-client", "set", "selfhosted-mail", "bantime", "10")
+    server.run("fail2ban-client", "set", "selfhosted-mail", "bantime", "30")
     try:
         guess(server, [AGAIN])
         wait_for(lambda: times() > before, what="the first ban")

@@ -70,6 +70,7 @@ def forget(server: Server) -> None:
     timers = re.findall(r"run-\S+(?=\.timer)", server.run("systemctl", "list-units", "--type=timer", "run-*.timer"))
     for name in set(timers):
         server.run("systemctl", "start", f"{name}.service")
+        wait_for(lambda name=name: server.main_pid(name) == 0, what="it is forgotten")
         server.run("systemctl", "stop", f"{name}.timer")
 
 

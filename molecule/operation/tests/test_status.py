@@ -7,14 +7,12 @@ import imaplib
 import json
 import re
 import smtplib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from testbed import imap, smtp
 from testbed.containers import PATIENCE, docker, wait_for
-from testbed.servers import STRANGER, Login, Server, both
+from testbed.servers import STRANGER, Login, Server, both, unwatched
 
 CHECKS = {
     "certificate", "clock", "disk", "dns", "filters", "imap", "lmtp", "managesieve", "memory", "passwords", "queue",
@@ -23,7 +21,6 @@ CHECKS = {
 FIELDS = {"check", "subject", "status", "required", "text", "fix"}
 TIMER = "selfhosted-mail-watch.timer"
 WATCH = "selfhosted-mail-watch.service"
-STATE = "/run/selfhosted-mail-status"
 WRONG = 2
 MINUTE = 60  # seconds
 # systemd of the containers says this of services.
@@ -33,8 +30,9 @@ Findings = list[dict[str, str]]
 
 
 def status(server: Server, *options: str) -> tuple[int, Findings]:
-    """Exit code and findings."""
-    text = server.sh(f"/usr/local/sbin/mail-status --json {' '.join(options)}; code=$?; echo; echo $code")
+    """Exit code and findings, of a machine that may be slow."""
+    words = " ".join(options or ["--patience=60"])
+    text = server.sh(f"/usr/local/sbin/mail-status --json {words}; code=$?; echo; echo $code")
     findings, _newline, code = text.rpartition("\n")
     return int(code), json.loads(findings)
 
@@ -43,19 +41,6 @@ def not_ok(findings: Findings) -> list[tuple[str, str, str, str]]:
     """Without what Debian 12 always has: test_debian_12_is_a_warning."""
     wrong = [one for one in findings if one["status"] != "ok" and one["check"] != "release"]
     return [(one["check"], one["subject"], one["status"], one["text"]) for one in wrong]
-
-
-@contextmanager
-def unwatched(server: Server) -> Iterator[None]:
-    """Nothing is restarted behind a test's back, and the watch knows nothing of what was before."""
-    server.run("systemctl", "stop", TIMER)
-    wait_for(lambda: server.sh(f"systemctl is-active {WATCH} || true") == "inactive", what="the watch has looked")
-    server.run("rm", "-rf", STATE)
-    try:
-        yield
-    finally:
-        server.run("rm", "-rf", STATE)
-        server.run("systemctl", "start", TIMER)
 
 
 def status_login(server: Server) -> Login:

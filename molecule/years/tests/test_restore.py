@@ -148,7 +148,7 @@ def test_a_server_that_is_gone_comes_back(filled: Server) -> None:
     delivered(NEW12, *BOB)
     # A day later it would send yesterday's mail again.
     assert f"from <{ALICE[0]}> to <friend@far.test>" in done.output and QUEUE in done.output
-    assert NEW12.queue() == ""
+    NEW12.settle()
     assert len(provider.find(REPOSITORY, waits)) == 1
     again = NEW12.playbook(RESTORE, {"mail_restore_snapshot": snapshot})
     again.check_unchanged()
