@@ -109,7 +109,8 @@ class Acme:
             f"--setenv=PEBBLE_WFE_NONCEREJECT={refused_nonces} "
             f"pebble -config /etc/pebble.json -dnsserver {dns.SERVER}:53"
         )
-        wait_for(lambda: self.sh("ss -Hltn sport = :14000"), what="pebble listens")
+        for port in (14000, 15000):
+            wait_for(lambda port=port: self.sh(f"ss -Hltn sport = :{port}"), what=f"pebble's port {port}")  # type: ignore[misc]
 
     def stop(self) -> None:
         self.sh("! systemctl is-active --quiet pebble || systemctl stop pebble")

@@ -50,7 +50,7 @@ def boot(container: str) -> None:
 
 def journal(container: str, *options: str) -> str:
     """Output of `journalctl OPTIONS…` in the container."""
-    return run(container, "journalctl", "--no-pager", *options)
+    return run(container, "sh", "-c", 'journalctl --sync; exec journalctl --no-pager "$@"', "sh", *options)
 
 
 # Seconds after which a test gives up. Nothing that works takes so long, even on a busy machine. Time limits that users

@@ -37,7 +37,7 @@ def check_needs_the_firewall(host: Any, daemon: str, port: int) -> None:
 
 # A socket belongs to the user who created or accepted it, so one process can hold those of both ends.
 _CONNECTED_BEFORE = r"""
-import contextlib, nftables, os, pwd, socket, subprocess, sys, time
+import contextlib, nftables, os, pwd, select, socket, subprocess, sys, time
 firewall, port, server, client, first = sys.argv[1:]
 
 @contextlib.contextmanager
@@ -60,10 +60,10 @@ with user(server):
 subprocess.run(["systemctl", "start", firewall], check=True)
 sender, receiver = ends.pop(first), ends.popitem()[1]
 sender.sendall(b"hello")
-try:
-    # What is on its way on loopback has arrived by now.
-    print(receiver.recv(100, socket.MSG_DONTWAIT).decode())
-except BlockingIOError:
+# It arrives, or the sender hears that it does not.
+if receiver in select.select([receiver, sender], [], [], 60)[0]:
+    print(receiver.recv(100).decode())
+else:
     sender.settimeout(60)
     try:
         print("nothing", sender.recv(100))
@@ -143,7 +143,7 @@ def check_frees_its_port(
         wait_for(lambda: listens(host, port, program), 60, f"{program} has port {port}")
     finally:
         end_all(host, "mallory")
-    told = str(host.check_output(f"journalctl --unit {unit} --output cat --no-pager"))
+    told = str(host.check_output(f"journalctl --sync; journalctl --unit {unit} --output cat --no-pager"))
     number = r"\d+" if how in ("forks", "waits") else pid
     uid = host.user("mallory").uid
     assert re.search(rf"^port {port} is held by process {number} of mallory \(uid {uid}\), \S+ \(", told, re.M), told
@@ -229,8 +229,8 @@ def clients(container: str, addresses: Iterable[str] = (*_CLIENTS["ipv4"], *_CLI
     """Create the clients in 10.66.0.0/24 and 2001:db8:66::/48; the firewall has counted no connection of theirs."""
     sizes = {address: "48 nodad" if ":" in address else "24" for address in addresses}
     add = [f"ip -n clients address add dev clients1 {address}/{size}" for address, size in sizes.items()]
-    # The reload resets the counts of connections.
-    run(container, "sh", "-euc", "\n".join([_UP, *add, f"systemctl reload {FIREWALL}"]))
+    # The restart resets the counts of connections, and unlike a reload it has done so when it returns.
+    run(container, "sh", "-euc", "\n".join([_UP, *add, f"systemctl restart {FIREWALL}"]))
     try:
         yield
     finally:

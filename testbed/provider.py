@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 
-from testbed.containers import PATIENCE, docker, run, wait_for, write
+from testbed.containers import PATIENCE, docker, journal, run, wait_for, write
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def changed(relay: str, *settings: str) -> Iterator[None]:
 
 def sessions(relay: str) -> str:
     """Postfix's log of connections, logins and refusals."""
-    return run(relay, "journalctl", "--no-pager", "--output=cat", "--unit=postfix")
+    return journal(relay, "--output=cat", "--unit=postfix")
 
 
 # What providers do to mail, as rules of Postfix's header_checks(5), with the providers' own refusals.

@@ -110,7 +110,7 @@ def deliver(
     end = time.monotonic() + patience
     while True:
         try:
-            with smtplib.SMTP(host, 25, timeout=30, local_hostname=helo) as session:
+            with smtplib.SMTP(host, 25, timeout=PATIENCE, local_hostname=helo) as session:
                 session.ehlo()
                 if session.has_extn("starttls"):
                     session.starttls(context=tls())

@@ -37,7 +37,7 @@ def config(host: Host, start: str = SERVES, check: str = "true", table: str = "o
 
 
 def service(host: Host, state: str) -> dict[str, Any]:
-    return host.module("daemon_service", name="probe.service", state=state, ready_ports=[PORT], timeout=10)
+    return host.module("daemon_service", name="probe.service", state=state, ready_ports=[PORT], timeout=60)
 
 
 def pid(host: Host) -> str:

@@ -110,8 +110,12 @@ def test_the_unit_is_hardened(host):
 
 
 def test_it_comes_back_after_a_kill(host, container, next_hop):
+    main = "systemctl show -P MainPID dkimproxy"
+    before = host.check_output(main)
     host.run_test("systemctl kill --signal=KILL dkimproxy")
-    containers.wait_for(lambda: "127.0.0.1:10027" in host.check_output("ss -Hltn"), what="the proxy after a kill")
+    containers.wait_for(lambda: host.check_output(main) not in ("0", before), what="the proxy after a kill")
+    containers.wait_for(lambda: host.service("dkimproxy").is_running, what="it runs")
+    containers.wait_for(lambda: "127.0.0.1:10027" in host.check_output("ss -Hltn"), what="its port")
     assert host.service("dkimproxy").is_enabled
 
 

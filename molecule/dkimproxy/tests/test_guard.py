@@ -32,13 +32,17 @@ except OSError as error:
     print(type(error).__name__)
 """
 WAIT_IN_ITS_PLACE = """
-import socket
+import os, socket
 with socket.create_server(('127.0.0.1', 10027)) as listener:
-    listener.settimeout(6)
+    listener.settimeout(0.2)
     print('waiting', flush=True)
-    try:
-        print('caught', listener.accept()[1])
-    except TimeoutError:
+    while not os.path.exists('/tmp/enough'):
+        try:
+            print('caught', listener.accept()[1])
+            break
+        except TimeoutError:
+            pass
+    else:
         print('nobody came')
 """
 # Somebody else's SYN+ACK does not get through, but two SYNs that cross open a connection as well. A listener keeps who
@@ -151,9 +155,16 @@ def test_rules_of_others_stay(host, users, nft):
 
 def test_nobody_can_take_it_away(host, users, nft):
     assert host.run("nft delete table inet selfhosted_mail").rc != 0
+    before = main_pid(host, FIREWALL)
     host.run_test(f"systemctl kill --signal=KILL {FIREWALL}")
-    containers.wait_for(lambda: connects(host, "mallory", 10028) == "ConnectionRefusedError", what="the guard is back")
     check_closed(host)
+    containers.wait_for(lambda: main_pid(host, FIREWALL) not in ("0", before), what="the guard is back")
+    containers.wait_for(lambda: host.service(FIREWALL).is_running, what="the guard is ready")
+    check_closed(host)
+
+
+def main_pid(host, unit: str) -> str:
+    return host.check_output(f"systemctl show -P MainPID {unit}")
 
 
 def as_mallory(host, program: str, output: str) -> None:
@@ -212,12 +223,13 @@ def test_loopback_is_closed_from_outside(host):
 
 @pytest.mark.parametrize("program", [WAIT_IN_ITS_PLACE, CROSS], ids=["listens", "crossing SYNs"])
 def test_nobody_waits_in_the_place_of_the_signing_proxy(host, users, program):
-    host.run_test("systemctl stop dkimproxy")
+    host.run_test("systemctl stop dkimproxy; rm -f /tmp/enough")
     try:
         as_mallory(host, program, "/tmp/impostor")
         containers.wait_for(lambda: host.file("/tmp/impostor").contains("waiting"), what="the impostor waits")
         host.run_test("setsid --fork runuser -u opensmtpd -- python3 -c %s 10027 >/dev/null 2>&1 </dev/null", CONNECT)
         assert connects(host, "opensmtpd", 10027) == "TimeoutError"
+        host.run_test("touch /tmp/enough")
         containers.wait_for(lambda: len(host.file("/tmp/impostor").content_string.splitlines()) == 2)
         assert "nobody came" in host.file("/tmp/impostor").content_string
     finally:
@@ -250,7 +262,10 @@ def test_who_holds_its_port_again_loses_all_processes(host, users):
             hold(host, "mallory", "127.0.0.1", 10027)
             host.run_test("systemctl start dkimproxy")
             assert listens(host, 10027, "dkimproxy.out")
-            assert [pid for pid in others if host.run(f"kill -0 {pid}").rc == 0] == left
+            containers.wait_for(
+                lambda left=left: [pid for pid in others if host.run(f"kill -0 {pid}").rc == 0] == left,
+                what=f"{left} are left",
+            )
     finally:
         end_all(host, "mallory")
         host.run_test("ip netns delete elsewhere")

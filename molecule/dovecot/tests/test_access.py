@@ -27,7 +27,7 @@ def test_imaps_and_managesieve_are_the_only_open_ports(host: Host, address: str)
 
 
 def test_imaps_answers_on_ipv6(host: Host) -> None:
-    seen = host.run("echo a logout | timeout 10 openssl s_client -quiet -connect '[::1]:993'")
+    seen = host.run("echo a logout | timeout 60 openssl s_client -quiet -connect '[::1]:993'")
     assert "* OK" in seen.stdout
 
 

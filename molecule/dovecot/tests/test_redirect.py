@@ -167,7 +167,7 @@ def test_what_is_refused_stays(
     identity = take(container, compose())
     assert redirected(identity) == []
     assert copies(address, identity) == 1
-    said = host.check_output("journalctl --no-pager --output=cat --identifier=submit-sieve-mail")
+    said = host.check_output("journalctl --sync; journalctl --no-pager --output=cat --identifier=submit-sieve-mail")
     assert "redirected message of alice@example.org to 'refused@example.org' refused: 550 5.1.1 No such user" in said
 
 

@@ -3,6 +3,7 @@
 
 import pytest
 
+from testbed import containers
 from testbed.firewall import check_frees_its_port, connected_before, reached_from_outside
 
 testinfra_hosts = ["docker://opensmtpd-debian12", "docker://opensmtpd-debian13"]
@@ -12,6 +13,8 @@ testinfra_hosts = ["docker://opensmtpd-debian12", "docker://opensmtpd-debian13"]
 def stopped(host):
     host.run_test("id mallory 2>/dev/null || useradd --user-group mallory")
     host.run_test("systemctl stop opensmtpd")
+    # systemd of a container does not wait for the processes that it has killed.
+    containers.wait_for(lambda: host.run("pgrep -x smtpd").rc, what="OpenSMTPD's processes have ended")
     yield
     host.run_test("systemctl start opensmtpd")
 

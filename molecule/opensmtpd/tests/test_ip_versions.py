@@ -28,6 +28,7 @@ def over_ipv6(host, container):
     containers.run(MX, "sh", "-c", f"ip address add {NET}28/64 dev eth0 nodad 2>/dev/null || true")
     host.run_test(f"ip address add {own} dev eth0 nodad")
     containers.run(MX, "systemd-run", "--quiet", "--unit=refuses", "python3", "-c", REFUSES)
+    containers.wait_for(lambda: containers.run(MX, "ss", "-6Hltn", "sport = :25"), what="who refuses listens")
     dns.publish("six.test", f"@ MX 10 six\n@ MX 20 four\nsix AAAA {NET}28\nfour A {containers.address(MX)}\n")
     yield
     containers.run(MX, "systemctl", "stop", "refuses")

@@ -260,7 +260,7 @@ def test_nobody_but_root_reaches_port_25_from_the_host(host, own_addresses):
             assert first == "ConnectionRefusedError" and second != "open", f"{target}: {first} {second}"
             assert host.check_output("python3 -c %s %s", CONNECT, target).startswith("open\n"), target
         host.run_test("systemctl restart opensmtpd")
-        containers.wait_for(lambda: "[::]:587 " in host.check_output("ss -Hltn"), 20, "OpenSMTPD is back")
+        containers.wait_for(lambda: "[::]:587 " in host.check_output("ss -Hltn"), what="OpenSMTPD is back")
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1", "::1", "own"])
@@ -298,6 +298,7 @@ def test_on_debian_12_opensmtpd_alone_comes_from_backports(host, container):
 def test_it_comes_back_after_a_kill(host):
     host.run_test("pkill -KILL smtpd")
     containers.wait_for(lambda: host.run("smtpctl show stats").rc == 0, what="OpenSMTPD after a kill")
+    containers.wait_for(lambda: host.run("ss -Hltn sport = :465").stdout, what="its port")
 
 
 CREDENTIALS = "/etc/selfhosted-mail/credentials"
@@ -336,8 +337,8 @@ def test_ten_thousand_accounts(host, address, credentials):
     credentials("")
     smtp.login(address, 465, *last).quit()
     host.run_test("systemctl restart opensmtpd")
-    containers.wait_for(lambda: host.run("smtpctl show stats").rc == 0, 60, "OpenSMTPD after a restart")
-    containers.wait_for(lambda: host.run("ss -Hltn sport = :465").stdout, 60, "its port")
+    containers.wait_for(lambda: host.run("smtpctl show stats").rc == 0, what="OpenSMTPD after a restart")
+    containers.wait_for(lambda: host.run("ss -Hltn sport = :465").stdout, what="its port")
     smtp.login(address, 465, *last).quit()
     smtp.login(address, 465, *ALICE).quit()
 

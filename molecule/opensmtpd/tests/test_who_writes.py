@@ -222,7 +222,7 @@ def test_what_sieve_redirects_to_another_account_is_delivered(container):
                 return containers.run(container, "smtpctl", "show", "envelope", envelope)
         return None
 
-    assert "dispatcher: RECV\n" in containers.wait_for(waits, 20, "the redirected message in the queue")
+    assert "dispatcher: RECV\n" in containers.wait_for(waits, what="the redirected message in the queue")
 
 
 def test_a_redirect_needs_an_account_and_who_keeps_the_mailboxes(container):
@@ -384,10 +384,16 @@ except OSError as error:
 """
 
 
+def stop(host):
+    """systemd of a container does not wait for the processes that it has killed."""
+    host.run_test("systemctl stop opensmtpd")
+    containers.wait_for(lambda: host.run("pgrep -x smtpd").rc, what="OpenSMTPD's processes have ended")
+
+
 def test_nobody_waits_in_its_place(host, container):
     """While OpenSMTPD is down: sendmail speaks to nobody else, others' mail is deferred, and root's waits."""
     to = somebody()
-    host.run_test("systemctl stop opensmtpd")
+    stop(host)
     try:
         command = ["docker", "exec", "-i", "--user", "nobody", container, "python3", "-c", WAIT_IN_ITS_PLACE]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as mallory:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from testbed import server, smtp
-from testbed.containers import docker, run, wait_for
+from testbed.containers import PATIENCE, docker, run, wait_for
 from testbed.signatures import author, check_signed
 
 RELAY = "pipeline-relay"
@@ -54,13 +54,14 @@ class Server(server.Server):
 
     def journal(self, since: str, unit: str = "dkimproxy") -> list[str]:
         """What a unit has logged since `now()` gave that cursor."""
-        return self.sh(f"journalctl --no-pager --output=cat --unit={unit} --after-cursor='{since}'").splitlines()
+        options = f"--no-pager --output=cat --unit={unit} --after-cursor='{since}'"
+        return self.sh(f"journalctl --sync; journalctl {options}").splitlines()
 
     def now(self) -> str:
         """A place in the journal."""
         return self.sh("journalctl --sync; journalctl -n1 --show-cursor | sed -n 's/^-- cursor: //p'")
 
-    def settle(self, timeout: float = 60) -> None:
+    def settle(self, timeout: float = PATIENCE) -> None:
         """Wait until the signer runs and nothing is in the queue."""
         wait_for(lambda: "127.0.0.1:10027" in self.sh("ss -Hltn"), what="the signer listens")
         super().settle(timeout)

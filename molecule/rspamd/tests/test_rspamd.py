@@ -184,8 +184,9 @@ def test_journal_has_no_errors(host: Any) -> None:
 @pytest.mark.parametrize("end", ["systemctl restart redis-server@rspamd", "systemctl kill -s KILL redis-server@rspamd"])
 def test_redis_comes_back_with_what_it_knew(host: Any, end: str) -> None:
     value = uuid.uuid4().hex
-    host.check_output(f"{REDIS} set test {value} && sleep 1.5 && {end}")
-    wait_for(host, f"{REDIS} ping")
+    written = f"until {REDIS} info persistence | grep -q '^aof_buffer_length:0'; do sleep 0.1; done"
+    host.check_output(f"{REDIS} set test {value} && {written} && {end}")
+    wait_for(host, f"{REDIS} ping | grep -q PONG")
     assert host.check_output(f"{REDIS} get test") == value
     assert scan(host, message())["action"] == "no action"
 
@@ -197,8 +198,9 @@ def test_a_reload_refuses_no_message(host: Any) -> None:
 
 
 def test_rspamd_comes_back_when_killed(host: Any) -> None:
+    before = host.check_output("systemctl show -P MainPID rspamd")
     host.check_output("systemctl kill -s KILL rspamd")
-    wait_for(host, "systemctl is-active rspamd")
+    wait_for(host, f"systemctl is-active rspamd && [ $(systemctl show -P MainPID rspamd) != {before} ]")
     # Active means that it judges.
     assert scan(host, message())["action"] == "no action"
 

@@ -97,6 +97,8 @@ class NextHop:
         self.port = self._listener.getsockname()[1]
         self._connections: list[socket.socket] = []
         self._gone = threading.Event()
+        # Set when a session hangs.
+        self.hanging = threading.Event()
 
     def __enter__(self):
         threading.Thread(target=self._accept, daemon=True).start()
@@ -138,6 +140,7 @@ class NextHop:
         if what == "close":
             return False
         if what == "hang":
+            self.hanging.set()
             self._gone.wait()
             return False
         for piece in (what[at : at + 1] for at in range(len(what))) if self.drip else (what,):

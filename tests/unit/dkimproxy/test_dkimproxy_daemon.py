@@ -179,7 +179,7 @@ def ended(pid):
 def test_memory_stays_bounded(daemon, next_hop):
     """Twelve messages of 12 MB at once: no more than blocks of them are in memory."""
     block = b"".join(b"%07d some words and more words of a line\r\n" % number for number in range(20000))
-    clients = [Client(daemon.port, 60) for _ in range(12)]
+    clients = [Client(daemon.port, 600) for _ in range(12)]
     next_hop.messages = Forget()
     for client in clients:
         client.begin()

@@ -106,6 +106,13 @@ def test_a_refused_greeting(monkeypatch: pytest.MonkeyPatch, pem: Path) -> None:
 TOKEN = "0123456789abcdef"
 
 
+class Patient(http.client.HTTPConnection):
+    """Who listens has a minute for its answer."""
+
+    def __init__(self, host: str, port: int, timeout: float) -> None:
+        super().__init__(host, port, timeout=max(timeout, 60))
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -127,6 +134,8 @@ def test_port_80(monkeypatch: pytest.MonkeyPatch, body: str | None, said: str) -
 
     with http.server.HTTPServer(("127.0.0.1", 0), Web) as server:
         monkeypatch.setattr(outside, "HTTP", server.server_address[1])
+        # The patience is for what does not listen.
+        monkeypatch.setattr(outside.http.client, "HTTPConnection", Patient)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         if body is None:
