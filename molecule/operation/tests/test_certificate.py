@@ -308,7 +308,9 @@ def own_pair(server: Server, folder: str = "/etc/ssl/new") -> Certificate:
 
 def settled(server: Server) -> None:
     """The program has ended, so that systemd looks at the files again: it does not meanwhile."""
-    wait_for(lambda: server.sh(f"systemctl is-active {SERVICE} || true") == "inactive", what="the program has ended")
+    # It has failed where a test has stopped it.
+    states = ("inactive", "failed")
+    wait_for(lambda: server.sh(f"systemctl is-active {SERVICE} || true") in states, what="the program has ended")
 
 
 def test_files_that_change_are_served() -> None:
