@@ -70,9 +70,8 @@ def test_its_mail_is_in_one_file_of_roots_and_nowhere_else(server: Server) -> No
 
 def test_mailboxes_in_another_directory(server: Server) -> None:
     address, elsewhere = f"left@{server.domain}", "/var/elsewhere"
-    server.sh(
-        f"mkdir -p {elsewhere}/{server.domain}/alice; cp -a /var/vmail/{server.domain}/left {elsewhere}/{server.domain}"
-    )
+    domain = f"{elsewhere}/{server.domain}"
+    server.sh(f"install -d -o vmail -g vmail {domain} {domain}/alice; cp -a /var/vmail/{server.domain}/left {domain}")
     before = files(server, f"/var/vmail/{server.domain}/left")
     try:
         assert address in server.run("archive-account", "--directory", elsewhere, "--list")
