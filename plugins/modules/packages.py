@@ -168,19 +168,25 @@ def apt_get(*arguments: str) -> None:
     run(["apt-get", "--quiet=2", "-o", "DPkg::Lock::Timeout=600", *arguments])
 
 
-def active_services(load: str) -> set[str]:
-    """Active services whose unit file is ``loaded`` or ``not-found``, as ``load`` says. :raises CommandFailed:"""
-    listed = run(["systemctl", "list-units", "--type=service", "--state=active", "--plain", "--no-legend"])
+def services(states: str, load: str) -> set[str]:
+    """Services in these states whose ``load`` is ``loaded`` or ``not-found``. :raises CommandFailed:"""
+    listed = run(["systemctl", "list-units", "--type=service", f"--state={states}", "--plain", "--no-legend"])
     return {words[0] for line in listed.splitlines() if (words := line.split())[1:2] == [load]}
 
 
 @contextlib.contextmanager
 def removed_daemons_stopped() -> Iterator[None]:
     """Stop removed daemons: not every package does. Debian 13's Postfix keeps port 25. :raises CommandFailed:"""
-    before = active_services("loaded")
+    before = services("active", "loaded")
     yield
-    for name in before & active_services("not-found"):
+    for name in before & services("active", "not-found"):
         run(["systemctl", "stop", name])
+    # Debian 12's Postfix fails if its programs are removed while it stops. The first command waits for its end, after
+    # which systemd forgets the unit, unless it has failed.
+    for name in before & services("deactivating,failed", "not-found"):
+        with contextlib.suppress(CommandFailed):
+            run(["systemctl", "stop", name])
+            run(["systemctl", "reset-failed", name])
 
 
 def install(names: list[str], from_backports: set[str], archive: str) -> None:

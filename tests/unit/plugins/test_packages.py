@@ -152,3 +152,26 @@ def test_daemons_are_not_started_while_packages_are_set_up(tmp_path: Path, monke
     with packages.daemons_not_started():
         assert packages.POLICY.read_text() == "the host's own\n"
     assert packages.POLICY.read_text() == "the host's own\n"
+
+
+def test_a_daemon_that_fails_while_it_is_removed_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Debian 12's Postfix does on a busy host. Others stay: what was not active before, and what has its file."""
+    before = "postfix@-.service loaded active running Postfix\nssh.service loaded active running OpenSSH\n"
+    after = (
+        "postfix@-.service not-found failed failed postfix@-.service\n"
+        "other.service not-found failed failed other.service\n"
+        "ssh.service loaded active running OpenSSH\n"
+    )
+    listed, done = {"active": [before, ""], "deactivating,failed": [after]}, []
+
+    def run(words: list[str]) -> str:
+        if words[1] == "list-units":
+            [states] = (word.removeprefix("--state=") for word in words if word.startswith("--state="))
+            return listed[states].pop(0)
+        done.append(words[1:])
+        return ""
+
+    monkeypatch.setattr(packages, "run", run)
+    with packages.removed_daemons_stopped():
+        pass
+    assert done == [["stop", "postfix@-.service"], ["reset-failed", "postfix@-.service"]]
