@@ -176,13 +176,26 @@ def test_warnings_and_what_is_not_required_are_not_told(
     assert not commands
 
 
+@pytest.mark.parametrize("check", ["backup", "dns"])
 def test_what_is_looked_at_once_a_day_is_told_once_a_day(
-    look: Callable[..., None], commands: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str]
+    look: Callable[..., None], commands: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str], check: str
 ) -> None:
     state: dict[str, Any] = {}
     for minutes in (0, 1, 61, 23 * 60, 24 * 60 + 2):
-        look(state, [wrong("backup")], now=minutes * MINUTE)
-    assert capsys.readouterr().out.count("selfhosted-mail alarm backup/x: is wrong") == 2
+        look(state, [wrong(check)], now=minutes * MINUTE)
+    assert capsys.readouterr().out.count(f"selfhosted-mail alarm {check}/x: is wrong") == 2
+
+
+def test_an_alarm_is_one_line_of_the_journal(
+    look: Callable[..., None], commands: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A missing name has a record for each address."""
+    missing = Finding("dns", "mail.example.org", "error", True, "is missing", "mail A 1\nmail A 2")
+    for now in (0, MINUTE):
+        look({"seen": ["dns/mail.example.org"]}, [Answer(Check("dns", "x", lambda _talk: ""), [missing])], now)
+    said = "<4>selfhosted-mail alarm dns/mail.example.org: is missing (try: mail A 1; mail A 2)\n"
+    assert capsys.readouterr().out == said * 2
+    assert "mail A 1\nmail A 2" in commands[-1][-1]
 
 
 def test_what_is_paused_is_left_alone(

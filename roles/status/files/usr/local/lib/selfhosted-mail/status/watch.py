@@ -19,7 +19,7 @@ from .finding import Answer, Finding
 RESTARTS, WITHIN = 3, 900  # seconds
 ALARMS_EVERY = 3600  # seconds, for one key
 # What runs once a day is reported once a day.
-DAILY, DAY = "backup/", 86400
+DAILY, DAY = ("backup/", "dns/"), 86400
 STOP_AND_START = 120  # seconds
 CLOSED_AGAIN = 60  # seconds
 SENDMAIL = "/usr/sbin/sendmail"
@@ -94,7 +94,8 @@ class Watch:
             if when > self.now - (DAY if name.startswith(DAILY) else ALARMS_EVERY)
         }
         if key not in alarms or always:
-            print(f"<4>selfhosted-mail alarm {key}: {text}", flush=True)
+            line = text.replace("\n", "; ")
+            print(f"<4>selfhosted-mail alarm {key}: {line}", flush=True)
         if key not in alarms:
             alarms[key] = self.now
             subject = f"{self.hostname}: {key}"
