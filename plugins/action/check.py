@@ -45,7 +45,6 @@ class ActionModule(ActionBase):
                 "relay_port": {"type": "int", "default": 587},
                 "relay_tls": {"type": "str", "default": "starttls"},
                 "domains": {"type": "list", "elements": "str", "required": True},
-                "keys": {"type": "list", "elements": "dict", "required": True},
                 "unsigned_headers": {"type": "list", "elements": "str", "default": []},
                 "patience": {"type": "int", "default": 60},
             }
@@ -95,19 +94,15 @@ class ActionModule(ActionBase):
         arguments = {name: wanted[f"relay_{name}"] for name in ("host", "port", "tls")}
         arguments["helo"] = wanted["hostname"]
         done = self._execute_module("selfhosted.mail.smtp_login", arguments, task_vars=variables)
-        silent = any(words in done["msg"] for words in ("timed out", "does not answer"))
-        unknown = done.get("accepted") is None or silent
-        status = "unknown" if unknown else "ok" if done["accepted"] else "error"
-        fix = "mail_relay_username: # set it and its password to the credentials that the provider shows"
+        status = {True: "ok", False: "error"}.get(done.get("accepted"), "unknown")
+        fix = "# check mail_relay_host, mail_relay_port and mail_relay_tls"
+        if "AUTH" in done["msg"]:
+            fix = "# set mail_relay_username and mail_relay_password to what the provider shows"
         return [finding("login", wanted["relay_host"], status, done["msg"], fix if status == "error" else "")]
 
     def _proof(self, wanted: dict[str, Any], variables: dict[str, Any]) -> list[Finding]:
-        arguments = {name: wanted[name] for name in ("hostname", "unsigned_headers", "patience")}
+        arguments = {name: wanted[name] for name in ("hostname", "domains", "unsigned_headers", "patience")}
         arguments["relay"] = wanted["relay_host"]
-        arguments["selectors"] = {
-            domain: [key["selector"] for key in wanted["keys"] if key["domain"] == domain and key["signs"]]
-            for domain in wanted["domains"]
-        }
         done = self._execute_module("selfhosted.mail.relay_proof", arguments, task_vars=variables)
         if "findings" not in done:
             return [finding("proof", "all", "error", str(done.get("msg", done)))]

@@ -27,11 +27,6 @@ options:
   relay_port: {description: Its port., type: int, default: 587}
   relay_tls: {description: C(starttls) or C(smtps)., type: str, default: starttls}
   domains: {description: The mail domains., type: list, elements: str, required: true}
-  keys:
-    description: Their DKIM keys, as returned by the filter P(selfhosted.mail.dkim_keys#filter).
-    type: list
-    elements: dict
-    required: true
   unsigned_headers: {description: Header fields that are currently not signed., type: list, elements: str, default: []}
   patience: {description: Seconds to wait for the test messages to return., type: int, default: 60}
 extends_documentation_fragment: [ansible.builtin.action_common_attributes]
@@ -49,7 +44,6 @@ EXAMPLES = r"""
     tls_mode: selfsigned
     relay_host: smtp.provider.example
     domains: [example.org]
-    keys: "{{ 'example.org' | selfhosted.mail.dkim_keys('mail', [], 'mail.example.org') }}"
 """
 
 RETURN = r"""

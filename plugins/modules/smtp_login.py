@@ -47,7 +47,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 accepted:
-  description: Whether the provider accepted the login.
+  description: Whether the provider accepted the login; null if it did not answer, or its name could not be looked up.
   type: bool
   returned: when not in check mode
 null_sender:
@@ -198,7 +198,7 @@ def log_in(wanted: dict[str, Any]) -> dict[str, Any]:
     """Log in; returns the replies to ``login`` and the ``null`` sender, which may be empty, and the ``tls`` version.
 
     :raises Refused: with the step that failed and the answer.
-    :raises TimeoutError: with the step; OpenSMTPD would wait for five minutes.
+    :raises TimeoutError: if it does not answer, with the step; OpenSMTPD would wait for five minutes.
     """
     step, session = "connecting", None
     stream: socket.socket | None = None
@@ -231,8 +231,10 @@ def log_in(wanted: dict[str, Any]) -> dict[str, Any]:
     except ssl.SSLCertVerificationError as error:
         raise Refused(f"its certificate does not verify: {error.verify_message}") from error
     except TimeoutError as error:
-        raise TimeoutError(session.step if session else step) from error
+        raise TimeoutError(f"{session.step if session else step} takes longer than {wanted['timeout']} s") from error
     except OSError as error:
+        if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+            raise TimeoutError(error.strerror) from error
         raise Refused(f"{session.step if session else step}: {error}") from error
     finally:
         if stream:
@@ -259,13 +261,12 @@ def main() -> None:
     try:
         said = log_in(wanted)
     except (Refused, TimeoutError) as error:
-        message = f"{relay} cannot be used for outgoing mail: {error}"
-        if isinstance(error, TimeoutError):
-            message = f"{relay} does not answer: {error} takes longer than {wanted['timeout']} s"
+        silent = isinstance(error, TimeoutError)
+        message = f"{relay} {'does not answer' if silent else 'cannot be used for outgoing mail'}: {error}"
         if wanted["required"]:
             module.fail_json(msg=message)
         module.warn(message)
-        module.exit_json(changed=False, accepted=False, msg=message)
+        module.exit_json(changed=False, accepted=None if silent else False, msg=message)
     null_sender = {"2": True, "5": False}.get(said["null"][:1])
     message = f"{relay} accepts the login: {said['login']} ({said['tls']}); null sender: {said['null'] or 'no answer'}"
     if null_sender is False:

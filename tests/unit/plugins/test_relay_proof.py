@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import email
+import smtplib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.mail.plugins.modules import relay_proof
+from ansible_collections.selfhosted.mail.plugins.modules import dkim_records, relay_proof
 from ansible_collections.selfhosted.mail.plugins.modules.relay_proof import NULL, Fate, Proof, judged
 
 RELAY = "smtp.provider.example"
 WANTED: dict[str, Any] = {
     "hostname": "mail.example.org",
     "relay": RELAY,
-    "selectors": {"example.org": ["mail", "mail-ed25519"]},
+    "signing": [("mail", "example.org"), ("mail-ed25519", "example.org")],
     "unsigned_headers": ["Reply-To"],
     "patience": 60,
 }
@@ -65,7 +66,7 @@ def test_all_is_well() -> None:
     assert found["fix"] == ""
 
 
-PUBLISH = "publish example.org.zone"
+PUBLISH = "# publish example.org.zone"
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_the_null_sender() -> None:
 
 def test_nothing_is_sent_where_mail_leaves_directly_or_in_check_mode(run_module: Callable[..., dict[str, Any]]) -> None:
     """Neither asks this machine anything."""
-    options = {"hostname": "mail.example.org", "selectors": {"example.org": ["mail"]}}
+    options = {"hostname": "mail.example.org", "domains": ["example.org"]}
     [direct] = run_module(relay_proof.main, relay="", **options)["findings"]
     assert (direct["status"], "is sent directly" in direct["text"]) == ("ok", True)
     [checked] = run_module(relay_proof.main, True, relay=RELAY, **options)["findings"]
@@ -142,7 +143,34 @@ def test_nothing_is_sent_where_mail_leaves_directly_or_in_check_mode(run_module:
 
 def test_a_host_that_cannot_send(run_module: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    result = run_module(relay_proof.main, relay=RELAY, hostname="h", selectors={"example.org": ["mail"]})
+    result = run_module(relay_proof.main, relay=RELAY, hostname="h", domains=["example.org"])
     [found] = result["findings"]
     assert (found["status"], found["required"]) == ("error", True)
     assert "rspamadm" in found["text"]
+
+
+def test_our_signatures_are_those_of_the_published_signing_keys() -> None:
+    """Also with dkimproxy_config_file, whose selectors no variable names."""
+    texts = {"example.org": {"own": "v=DKIM1; p=a", "next": "v=DKIM1; p=b"}, "x.example": {"own": "v=DKIM1; p=" + "c" * 392}}
+    signing = {("example.org", "own"), ("x.example", "own")}
+    text = dkim_records.in_master_file_syntax(texts, signing)
+    assert sorted(relay_proof.SIGNING.findall(text)) == [("own", "example.org"), ("own", "x.example")]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (TimeoutError("timed out"), "unknown"),
+        (smtplib.SMTPServerDisconnected("Connection unexpectedly closed: timed out"), "unknown"),
+        (ConnectionRefusedError("refused"), "error"),
+    ],
+)
+def test_no_answer_is_unknown(
+    run_module: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(relay_proof, "elsewhere", fail)
+    [found] = run_module(relay_proof.main, relay=RELAY, hostname="h", domains=["example.org"])["findings"]
+    assert found["status"] == status

@@ -188,6 +188,20 @@ def test_a_server_that_says_nothing_is_not_said_to_refuse(login: Login, pem: Pat
         provider.port = silent.getsockname()[1]
         result = login(provider, timeout=1)
     assert result["msg"] == f"relay localhost:{provider.port} does not answer: {step} takes longer than 1 s"
+    assert result["accepted"] is None
+
+
+def test_a_name_that_cannot_be_looked_up_now(login: Login, pem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resolver's silence says nothing of the provider."""
+
+    def fail(*_arguments: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    with Provider(pem, USERNAME, PASSWORD) as provider:
+        monkeypatch.setattr(smtp_login.socket, "create_connection", fail)
+        result = login(provider)
+    assert result["msg"].endswith("does not answer: Temporary failure in name resolution")
+    assert result["accepted"] is None
 
 
 @pytest.mark.parametrize("greeting", ["220" + "x" * 3000, "hello", "199 no", ""])

@@ -39,15 +39,15 @@ class Grave(NamedTuple):
 JOURNAL = "journalctl -u opensmtpd.service -g ' mta (delivery|error) ' -n 20"
 # "recipient" and "content" are not here: they concern only sender and recipient.
 GRAVE = {
-    "login": Grave("error", "set mail_relay_username and its password as the provider shows them, run the playbook"),
-    "unverified": Grave("error", "verify the sender's domain at the provider: publish the records that it shows", True),
-    "quota": Grave("error", "raise the limit at the provider, or wait for its next period"),
-    "rate": Grave("warning", "lower mail_relay_max_connections, run the playbook"),
+    "login": Grave("error", "# set mail_relay_username and its password as the provider shows them, run the playbook"),
+    "unverified": Grave("error", "# verify the sender's domain at the provider: publish the records that it shows", True),
+    "quota": Grave("error", "# raise the limit at the provider, or wait for its next period"),
+    "rate": Grave("warning", "# lower mail_relay_max_connections, run the playbook"),
     "temporary": Grave("warning", JOURNAL),
     "connection": Grave("warning", JOURNAL),
     "unknown": Grave("warning", JOURNAL, True),
     NULL_SENDER: Grave(
-        "warning", "enable the null sender (MAIL FROM:<>) at the provider, often in the account's settings", True
+        "warning", "# enable the null sender (MAIL FROM:<>) at the provider, often in the account's settings", True
     ),
 }
 
