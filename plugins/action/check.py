@@ -97,7 +97,7 @@ class ActionModule(ActionBase):
         status = {True: "ok", False: "error"}.get(done.get("accepted"), "unknown")
         fix = "# check mail_relay_host, mail_relay_port and mail_relay_tls"
         if "AUTH" in done["msg"]:
-            fix = "# set mail_relay_username and mail_relay_password to what the provider shows"
+            fix = "# set mail_relay_username and its password to what the provider shows"
         return [finding("login", wanted["relay_host"], status, done["msg"], fix if status == "error" else "")]
 
     def _proof(self, wanted: dict[str, Any], variables: dict[str, Any]) -> list[Finding]:

@@ -483,10 +483,16 @@ def problems(values: Values, required: Sequence[str] = (), facts: Values | None 
     """All problems, a sentence each, without duplicates.
 
     :param values: name to value of the known variables that are set, in Python's own types.
-    :param required: names that must be among them.
+    :param required: names that must be among them, with a value that is not empty.
     :param facts: Ansible's facts of the host, without the prefix ``ansible_``; without any, no release is checked.
     """
-    found = [f"{name}: is required" for name in required if name not in values]
+    or_domain = {"mail_hostname": ", or mail_domain, from which it is made"}
+    found = [
+        f"{name}: is required{or_domain.get(name, '')}"
+        for name in required
+        # Where an empty value is wrong in any case, its own check says so.
+        if name not in values or (values[name] == "" and not list(CHECKS[name]("")))
+    ]
     system, major, version = ((facts or {}).get(f"distribution{part}") for part in ("", "_major_version", "_version"))
     if system and (system, major) not in (("Debian", "12"), ("Debian", "13")):
         found.append(f"ansible_facts: this host runs {system} {version}; supported are Debian 12 and Debian 13")

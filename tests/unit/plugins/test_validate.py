@@ -273,7 +273,18 @@ def test_the_role_backup_alone_needs_the_hosts_name(folder: Folder) -> None:
     alone = [{"hosts": "mail", "gather_facts": False, "roles": ["selfhosted.mail.backup"]}]
     wanted = {"mail_backup_repository": "/mnt/backup", "mail_backup_password": "fine"}
     said = messages(folder.failed({"host": wanted}, play=alone))
-    assert said == {"host": "mail_domain or mail_hostname: the role backup needs one"}
+    assert said == {"host": "mail_hostname: is required, or mail_domain, from which it is made"}
+
+
+def test_what_the_roles_of_a_play_need_is_said_at_once_before_one_of_them_runs(folder: Folder) -> None:
+    roles = [f"selfhosted.mail.{name}" for name in ("rspamd", "dovecot", "status")]
+    output = folder.failed({"host": {}, "other": GOOD}, play=[{"hosts": "mail", "gather_facts": False, "roles": roles}])
+    assert {host: [line.split(":")[0] for line in text.split("\n")] for host, text in messages(output).items()} == {
+        "host": ["mail_hostname", "mail_domain", "mail_accounts"]
+    }
+    # Those of the role mail come first, and nobody goes on to the next ones.
+    tasks = re.findall(r"^TASK \[selfhosted\.mail\.(\w+) : (?!Validating)", output, re.MULTILINE)
+    assert set(tasks) == {"mail"}
 
 
 def test_a_known_provider_fills_what_is_left_out(folder: Folder) -> None:
@@ -354,7 +365,7 @@ def test_a_file_of_the_controller_is_found_from_the_current_directory(folder: Fo
     host = {**GOOD, "dkimproxy_config_file": "own.conf", "dkimproxy_upstream_archive": "release.tar.gz"}
     done = folder.run({"host": host}, play=elsewhere / "play.json")
     assert f"{folder.path}/own.conf {folder.path}/release.tar.gz" in done.stdout, done.stdout[-3000:]
-    output = folder.failed({"host": {"dkimproxy_config_file": "other.conf"}}, play=elsewhere / "play.json")
+    output = folder.failed({"host": {**GOOD, "dkimproxy_config_file": "other.conf"}}, play=elsewhere / "play.json")
     said = "dkimproxy_config_file: must be a UTF-8 text file on the controller, not 'other.conf'"
     assert messages(output) == {"host": said}
 

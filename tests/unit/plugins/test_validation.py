@@ -657,6 +657,9 @@ def test_a_key_of_an_account_with_nothing_behind_it_is_not_set() -> None:
 
 def test_what_is_required_is_named() -> None:
     assert problems({}, ["mail_domain", "mail_accounts"]) == ["mail_domain: is required", "mail_accounts: is required"]
+    # An empty default is no value.
+    [sentence] = problems({"mail_backup_repository": ""}, ["mail_backup_repository"])
+    assert sentence == "mail_backup_repository: is required"
     assert problems(GOOD, ["mail_domain", "mail_accounts"]) == []
 
 
