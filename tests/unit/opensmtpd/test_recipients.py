@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from filter_helpers import TOLD, Running, asked, client, connected, logged_in
+from filter_helpers import TOLD, Inside, Running, asked, client, connected, logged_in, mail, results
 from message_filter import recipients
 
 MINUTE = 60
@@ -57,6 +57,29 @@ def test_sessions_that_ask_at_once_do_not_get_more(files: Path) -> None:
         running.tell(*(became("ok" if at < 3 else "tempfail", session) for at, session in enumerate(sessions)))
         assert running.says(*recipient()) == ["proceed"], "a session without a login"
         assert running.says(*recipient("s8", "tempfail")) == [PUT_OFF]
+
+
+@pytest.mark.parametrize("port", [10025, 10026])
+def test_what_sieve_redirects_and_answers_is_counted_apart(
+    files: Path, monkeypatch: pytest.MonkeyPatch, port: int
+) -> None:
+    """A stranger's mail must not keep the account from writing."""
+    inside = Inside(files, monkeypatch)
+    inside.tell(*logged_in(), connected("v", port))
+    inside.filter.sessions[b"v"].user = "vmail"
+
+    def told(session: str, result: str) -> list[str]:
+        return results(inside.tell(*recipient(session, result)))
+
+    inside.tell(*mail(session="v"))
+    assert told("v", "permfail") == ["proceed"]
+    assert [told("v", "ok") for _recipient in range(3)] == [["proceed"]] * 3
+    text = "sieve/alice@our.test has had 3 recipients within an hour, try again later"
+    assert told("v", "tempfail") == [f"reject|450 4.7.1 {text}"]
+    assert [told("s", "ok") for _recipient in range(3)] == [["proceed"]] * 3
+    # Bounces are the host's own.
+    inside.tell(*mail("", session="v"))
+    assert [told("v", "ok") for _recipient in range(9)] == [["proceed"]] * 9
 
 
 def test_limits_are_read_again(files: Path) -> None:

@@ -159,7 +159,7 @@ class Filter:
                 self.turns.checked(session.network, name)
         elif event == b"tx-rcpt":
             if session.counted and not words[-1].startswith(b"ok|"):
-                self.recipients.take_back(session.login, session.counted)
+                self.recipients.take_back(session.account, session.counted)
             session.counted = 0
         elif event == b"tx-commit":
             session.accepted += 1
@@ -194,9 +194,12 @@ class Filter:
     def recipient(self, session: Session) -> None:
         """Count RCPT TO, until OpenSMTPD reports that it has refused the recipient. Raises Refusal."""
         session.counted = 0
-        most = self.limits.of(session.login) if session.login else 0
+        account = session.login or self.writers.sieve_account(session)
+        # Apart, so that mail from outside that a script redirects does not keep its owner from writing.
+        session.account = account if session.login else f"sieve/{account}"
+        most = self.limits.of(account) if account else 0
         if most:
-            session.counted = self.recipients.add(session.login, most)
+            session.counted = self.recipients.add(session.account, most)
             if not session.counted:
-                text = f"{session.login} has had {most} recipients within an hour, try again later"
+                text = f"{session.account} has had {most} recipients within an hour, try again later"
                 raise Refusal("recipients", text, "4.7.1", 450)

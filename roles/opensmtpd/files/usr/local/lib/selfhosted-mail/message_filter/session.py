@@ -33,7 +33,7 @@ class Settings:
 class Session:
     """`received`: octets of the current message. `memory`: octets that it takes in the next filter, of which `allowed`
     are reserved. `lines`: of its body so far, and the `last` of them. `accepted`: messages so far. `counted`: the
-    minute in which the last recipient was counted, 0 if it was not."""
+    minute in which the last recipient was counted for `account`, 0 if it was not."""
 
     port: bytes = b""
     source: str = ""
@@ -44,6 +44,7 @@ class Session:
     user: str = ""
     command: bytes = b""
     accepted: int = 0
+    account: str = ""
     counted: int = 0
     sender: Address | None = None
     received: int = 0

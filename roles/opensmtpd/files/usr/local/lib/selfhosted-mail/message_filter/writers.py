@@ -60,6 +60,12 @@ class Writers:
         if session.sender and not writer.may_use(session.sender):
             raise Refusal("sender-not-allowed", f"{writer.name} may not send mail as {session.sender}.")
 
+    def sieve_account(self, session: Session) -> str:
+        """The account whose Sieve script redirects or answers, if it is one. Raises Refusal."""
+        if session.user != MAILBOX_USER or not session.sender:
+            return ""
+        return next(iter(self.rights().owners(session.sender)), "")
+
     def check_author(self, session: Session, fields: Sequence[Field]) -> None:
         """Check From, its display names, and Sender. Raises Refusal."""
         if session.port not in self.judged:
