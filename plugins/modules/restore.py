@@ -93,6 +93,7 @@ from ansible_collections.selfhosted.mail.plugins.module_utils.systemd_unit impor
 
 TAG = "selfhosted-mail"
 STATE = Path("/var/lib/selfhosted-mail/restore.json")
+BACKUP_STATE = Path("/var/lib/selfhosted-mail/backup.json")
 BESIDE = Path("/var/lib/selfhosted-mail/restored")
 COPIES = Path("/var/lib/selfhosted-mail/backup")
 SPOOL = Path("/var/spool/smtpd")
@@ -221,6 +222,16 @@ def identity(path: str) -> str:
     return f"{os.path.dirname(folder)}/{name.partition(':')[0]}" if inner in ("cur", "new") else path
 
 
+def require_anothers(snapshot: Snapshot) -> None:
+    """:raises CommandFailed: if this host has made the snapshot itself, which is then not what ``latest`` means."""
+    state = json.loads(BACKUP_STATE.read_text()) if BACKUP_STATE.exists() else {}
+    if state.get("snapshot") == snapshot["id"]:
+        raise CommandFailed(
+            f"mail_restore_snapshot: the latest backup ({moment(snapshot):%Y-%m-%d %H:%M}) is this host's own. To go back "
+            f"to it, write its id, {snapshot['short_id']}"
+        )
+
+
 def remove_stale(mail_dir: Path, now: set[str], before: Iterable[Node]) -> None:
     """Remove indexes, and each file that is not in ``now`` although its :func:`identity` is in ``now`` or ``before``.
 
@@ -319,9 +330,11 @@ def restore_mailbox(snapshot: Snapshot, address: str, mail_dir: Path) -> str:
         uid, gid = user_id(access.owner), group_id(access.group)
         if uid is None or gid is None:
             raise CommandFailed(f"there is no user {MAILBOX_USER} on this host: run site first")
-        for folder, inner, names in os.walk(target):
-            for one in [folder, *(f"{folder}/{name}" for name in [*inner, *names])]:
-                os.lchown(one, uid, gid)
+        # From below, so that nobody else can change names that root is still to follow.
+        for folder, inner, names in os.walk(target, topdown=False):
+            for name in [*inner, *names]:
+                os.lchown(f"{folder}/{name}", uid, gid)
+        os.lchown(target, uid, gid)
         moved = ["sh", "-c", MAILBOX, "sh", f"{target}{home}", str(home), date]
         run(["runuser", "-u", MAILBOX_USER, "--", *moved])
     finally:
@@ -367,6 +380,8 @@ def main() -> None:
                 lines.append(f"{wanted['mailbox']} has {what} in the folder {folder}")
             else:
                 if changed:
+                    if wanted["snapshot"] == "latest":
+                        require_anothers(snapshot)
                     restore_server(snapshot, mail_dir)
                 lines.append(f"Restored: {what}")
         if queue := waiting():

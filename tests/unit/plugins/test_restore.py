@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 
+import pytest
+from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed
 from ansible_collections.selfhosted.mail.plugins.modules import restore
 from ansible_collections.selfhosted.mail.plugins.modules.restore import Node
 
@@ -62,3 +66,15 @@ def test_without_an_earlier_restore_only_its_own_messages_are_looked_at(tmp_path
     make(tmp_path, "a/cur/one:2,", "a/cur/two:2,")
     restore.remove_stale(tmp_path, now, [])
     assert left(tmp_path) == {"a/cur/one:2,S", "a/cur/two:2,"}
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_latest_backup_is_not_this_hosts_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
+    """A host that was restored backs itself up under the same name."""
+    state = tmp_path / "backup.json"
+    monkeypatch.setattr(restore, "BACKUP_STATE", state)
+    latest = {"id": "abc", "short_id": "ab", "time": "2026-11-28T10:00:00Z"}
+    restore.require_anothers(latest)
+    state.write_text(json.dumps({"snapshot": "abc" if own else "other"}))
+    with pytest.raises(CommandFailed, match="own.* id, ab") if own else contextlib.nullcontext():
+        restore.require_anothers(latest)
