@@ -220,6 +220,8 @@ def create(item: dict[str, Any]) -> None:
     try:
         run([word.replace("{path}", str(beside)) for word in item["argv"]], umask=0o077)
         access_of(item).apply(beside)
+        # It is never made again, so it must not be empty after a loss of power.
+        run(["sync", str(beside)])
         beside.rename(target)
     finally:
         safe_path.unlink(beside)
