@@ -93,6 +93,17 @@ def test_who_forges_our_domain_is_refused(host: Any, case: str) -> None:
 
 
 @pytest.mark.usefixtures("key")
+@pytest.mark.parametrize("domain", ["\u00f6ur.test", "\uff4four.test", "\u24deur.test"])
+def test_a_domain_outside_of_ascii_is_refused(host: Any, domain: str) -> None:
+    """IDNA (RFC 5895) may make one of ours of it: mail programs show and answer that."""
+    answer = scan(host, f"From: Boss <boss@{domain}>\n" + message().partition("\n")[2])
+    assert answer["action"] == "reject"
+    assert answer["messages"]["smtp_message"] == "5.6.7 Write a domain outside of ASCII as xn--..."
+    named = "From: B\u00f6ss <bob@world.test>\n" + message().partition("\n")[2]
+    assert "OWN_DOMAIN_FORGED" not in scan(host, named)["symbols"]
+
+
+@pytest.mark.usefixtures("key")
 def test_similar_names_are_others(host: Any) -> None:
     for name in ("notour.test", "our.test.world.test"):
         assert "OWN_DOMAIN_FORGED" not in scan(host, message(sender=f"bob@{name}"))["symbols"]

@@ -17,7 +17,7 @@ from .replies import malformed, refused
 from .session import INBOUND, Session, Settings
 from .writers import Writers
 
-HEADER = 1 << 20  # octets
+HEADER = 1 << 18  # octets; a larger one would keep all sessions waiting
 LONGEST = 998  # octets of a line that every mail server leaves unchanged (RFC 5322 section 2.1.1)
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
