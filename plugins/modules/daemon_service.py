@@ -222,14 +222,12 @@ def main() -> None:
     except (CommandFailed, NotReady) as error:
         said = journal_end([service, *wanted["companions"]])
         text = f"{service} does not come up ({error}). The end of its journal:\n{said}"
-        restored = previous.restore()
-        if not restored:
-            module.fail_json(msg=text, restored=restored)
-        reload_systemd_for(restored)
-        if lack := bring_back(wanted):
-            text += f"\nThe previous files are back, but it does not run with them either: {lack}"
-            module.fail_json(msg=text, restored=restored)
-        module.fail_json(msg=f"{text}\nThe previous files are back and the service runs with them.", restored=restored)
+        if restored := previous.restore():
+            reload_systemd_for(restored)
+            lack = bring_back(wanted)
+            outcome = f", but it does not run with them either: {lack}" if lack else " and the service runs with them."
+            text += f"\nThe previous files are back{outcome}"
+        module.fail_json(msg=text, restored=restored)
     if wanted["wait"]:
         previous.forget()
     module.exit_json(changed=True)
