@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,23 @@ from ansible_collections.selfhosted.mail.plugins.module_utils.command import run
 from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access
 
 PREVIOUS = Path("/var/lib/selfhosted-mail/previous")
+READABLE = Access()
+
+
+def access_options(mode: str | None = None) -> dict[str, Any]:
+    return {
+        "owner": {"type": "str", "default": "root"},
+        "group": {"type": "str", "default": "root"},
+        "mode": {"type": "str", "default": mode},
+    }
+
 
 ON_CHANGE: dict[str, Any] = {"type": "str", "choices": ["restart", "reload", "none"], "default": "restart"}
 FILE_OPTIONS: dict[str, Any] = {
     "dest": {"type": "path", "required": True},
     "src": {"type": "str"},
     "content": {"type": "str"},
-    "owner": {"type": "str", "default": "root"},
-    "group": {"type": "str", "default": "root"},
-    "mode": {"type": "str"},
+    **access_options(),
     "state": {"type": "str", "choices": ["present", "absent", "link"], "default": "present"},
     "secret": {"type": "bool", "default": False, "no_log": False},
     "on_change": ON_CHANGE,
@@ -43,7 +51,7 @@ class ManagedFile:
 
     path: Path
     content: bytes | None
-    access: Access
+    access: Access = READABLE
     secret: bool = False
     on_change: str = "restart"
     target: str = ""
@@ -65,11 +73,11 @@ class ManagedFile:
     def of(cls, path: Path) -> ManagedFile:
         """The file as it is now."""
         if target := safe_path.link_target(path):
-            return cls(path, None, Access("root", "root", "0777"), target=target)
+            return cls(path, None, Access(mode="0777"), target=target)
         try:
             return cls(path, safe_path.read(path), Access.of(path))
         except FileNotFoundError:
-            return cls(path, None, Access("root", "root", "0644"))
+            return cls(path, None)
 
     def text(self) -> bytes | None:
         """What a diff shows; None if the file is absent."""
@@ -110,10 +118,10 @@ class Previous:
     """The files of a set before it changed, kept under :data:`PREVIOUS` until the new ones run."""
 
     name: str
-    root: Path = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.root = PREVIOUS / self.name
+    @property
+    def root(self) -> Path:
+        return PREVIOUS / self.name
 
     def _manifest(self) -> dict[str, str | None]:
         try:
@@ -125,7 +133,7 @@ class Previous:
     def keep(self, paths: Iterable[Path]) -> None:
         """Keep ``paths`` as they are now. An older copy that is already kept is not replaced."""
         for directory in (PREVIOUS, self.root):
-            safe_path.make_directory(directory, Access("root", "root", "0700"))
+            safe_path.make_directory(directory, Access(mode="0700"))
         manifest = self._manifest()
         for path in paths:
             if str(path) in manifest:

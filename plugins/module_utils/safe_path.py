@@ -153,11 +153,11 @@ def unlink(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Access:
-    """Owner, group and mode (octal text) that a path should have."""
+    """Owner, group and mode (octal text) that a path should have; by default of root and readable for all."""
 
-    owner: str
-    group: str
-    mode: str
+    owner: str = "root"
+    group: str = "root"
+    mode: str = "0644"
 
     @classmethod
     def of(cls, path: Path) -> Access:

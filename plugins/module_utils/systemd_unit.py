@@ -55,7 +55,7 @@ class Unit:
             return self.started
 
     def stamp_reload(self) -> None:
-        make_directory(STAMPS, Access("root", "root", "0755"))
+        make_directory(STAMPS, Access(mode="0755"))
         (STAMPS / f"{self.name}.reloaded").touch()
 
     def state_for(self, restart_files: Iterable[Path], reload_files: Iterable[Path]) -> str:

@@ -307,7 +307,6 @@ def main() -> None:
             module.fail_json(msg=f"accounts: {account.get('address')} has neither password_hash nor password")
 
     passwd = directory / "passwd"
-    public, public_directory = Access("root", "root", "0644"), Access("root", "root", "0755")
     book = address_book.AddressBook(
         accounts, wanted["aliases"], wanted["domains"], wanted["hostname"], wanted["admin"], wanted["domain_aliases"]
     )
@@ -342,11 +341,11 @@ def main() -> None:
     files = [
         ManagedFile(passwd, passwd_text.encode(), secret_access("dovecot"), secret=True),
         ManagedFile(directory / "credentials", credentials, secret_access("opensmtpd"), secret=True),
-        *(ManagedFile(directory / name, text.encode(), public) for name, text in texts.items()),
+        *(ManagedFile(directory / name, text.encode()) for name, text in texts.items()),
     ]
     if status_login:
         content = f"{status_login} {password}\n".encode()
-        files.append(ManagedFile(directory / "status-login", content, Access("root", "root", "0600"), secret=True))
+        files.append(ManagedFile(directory / "status-login", content, Access(mode="0600"), secret=True))
     mail_dir = Path(wanted["mail_dir"])
     try:
         changed = [file for file in files if file.differs()]
@@ -361,7 +360,7 @@ def main() -> None:
             if without_mailboxes:
                 make_mailboxes(mail_dir)
             if changed:
-                make_directory(directory, public_directory)
+                make_directory(directory, Access(mode="0755"))
             for file in changed:
                 file.put()
             end_sessions(closed_logins)

@@ -173,18 +173,11 @@ from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import (
     ON_CHANGE,
     ManagedFile,
     Previous,
+    access_options,
     rolled_back_on_failure,
 )
 from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access, user_id
 from ansible_collections.selfhosted.mail.plugins.module_utils.systemd_unit import Unit
-
-
-def access_options(mode: str) -> dict[str, Any]:
-    return {
-        "owner": {"type": "str", "default": "root"},
-        "group": {"type": "str", "default": "root"},
-        "mode": {"type": "str", "default": mode},
-    }
 
 
 def list_of(**options: Any) -> dict[str, Any]:
@@ -193,7 +186,6 @@ def list_of(**options: Any) -> dict[str, Any]:
 
 PATH = {"type": "path", "required": True}
 ARGV = {"type": "list", "elements": "str", "required": True}
-PATTERNS = {"type": "list", "elements": "path", "default": []}
 OPTIONS: dict[str, Any] = {
     "name": {"type": "str"},
     "users": list_of(name={"type": "str", "required": True}),
@@ -201,7 +193,7 @@ OPTIONS: dict[str, Any] = {
     "create": list_of(creates=PATH, argv=ARGV, on_change=ON_CHANGE, **access_options("0600")),
     "files": list_of(**FILE_OPTIONS),
     "files_json": {"type": "str", "default": "[]", "no_log": True},
-    "purge": PATTERNS,
+    "purge": {"type": "list", "elements": "path", "default": []},
     "commands": list_of(argv=ARGV, when_changed={"type": "list", "elements": "path", "required": True}),
     "validate": {"type": "list", "elements": "list", "default": []},
     "watch": list_of(path=PATH, on_change=ON_CHANGE),
@@ -241,11 +233,7 @@ def main() -> None:
     wanted = module.params
     files = [ManagedFile.from_options(item) for item in wanted["files"] + json.loads(wanted["files_json"])]
     known = {file.path for file in files}
-    files += [
-        ManagedFile(path, None, Access("root", "root", "0644"), on_change="reload")
-        for path in matching(wanted["purge"])
-        if path not in known
-    ]
+    files += [ManagedFile(path, None, on_change="reload") for path in matching(wanted["purge"]) if path not in known]
     try:
         users = [user for user in wanted["users"] if user_id(user["name"]) is None]
         directories = [item for item in wanted["directories"] if access_of(item).differs(Path(item["path"]))]

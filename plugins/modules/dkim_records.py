@@ -75,7 +75,6 @@ from ansible_collections.selfhosted.mail.plugins.module_utils import syntax
 from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed, run
 from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import ManagedFile
 from ansible_collections.selfhosted.mail.plugins.module_utils.records import txt
-from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access
 
 # SubjectPublicKeyInfo of an Ed25519 key is this prefix and 32 bytes (RFC 8410 §4); the record has only the 32 bytes.
 ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
@@ -154,7 +153,7 @@ def main() -> None:
     # In check mode on a fresh host there are no keys.
     if module.params["dest"] and records:
         text = in_master_file_syntax(records, signing)
-        file = ManagedFile(Path(module.params["dest"]), text.encode(), Access("root", "root", "0644"))
+        file = ManagedFile(Path(module.params["dest"]), text.encode())
         if file.differs():
             changed, diff = [str(file.path)], [file.diff()]
             if not module.check_mode:

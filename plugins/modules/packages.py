@@ -57,7 +57,6 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed, run
 from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import ManagedFile
-from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access
 
 LISTS = Path("/var/lib/apt/lists")
 INDEX_AGE = 3600  # seconds
@@ -123,7 +122,7 @@ def backports(archive: str) -> Iterator[str]:
         return
     try:
         for text in backports_sources(release, targets, archive):
-            ManagedFile(SOURCES, text.encode(), Access("root", "root", "0644")).put()
+            ManagedFile(SOURCES, text.encode()).put()
             try:
                 apt_get("update", *OURS_ALONE)
                 break

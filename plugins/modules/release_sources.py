@@ -62,7 +62,6 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.mail.plugins.module_utils.command import CommandFailed, run
 from ansible_collections.selfhosted.mail.plugins.module_utils.fileset import ManagedFile
-from ansible_collections.selfhosted.mail.plugins.module_utils.safe_path import Access
 
 APT = Path("/etc/apt")
 # The module packages writes it.
@@ -184,7 +183,7 @@ def main() -> None:
             now = ManagedFile.of(path)
             text = renamed((now.content or b"").decode(), wanted["old"], wanted["new"])
             files.append(ManagedFile(path, text.encode(), now.access))
-        files.append(ManagedFile(BACKPORTS, None, Access("root", "root", "0644")))
+        files.append(ManagedFile(BACKPORTS, None))
         changed = [file for file in files if file.differs()]
         diff = [file.diff() for file in changed]
         if not module.check_mode:

@@ -326,8 +326,7 @@ def restore_mailbox(snapshot: Snapshot, address: str, mail_dir: Path) -> str:
         run(["restic", "restore", "--no-lock", snapshot["id"], "--target", str(target), "--include", str(home)])
         if not (target / home.relative_to("/")).is_dir():
             raise CommandFailed(f"mail_restore_mailbox: this backup has no mailbox of {address}")
-        access = Access(MAILBOX_USER, MAILBOX_USER, "0700")
-        uid, gid = user_id(access.owner), group_id(access.group)
+        uid, gid = user_id(MAILBOX_USER), group_id(MAILBOX_USER)
         if uid is None or gid is None:
             raise CommandFailed(f"there is no user {MAILBOX_USER} on this host: run site first")
         # From below, so that nobody else can change names that root is still to follow.
