@@ -169,12 +169,10 @@ class Access:
     def differs(self, path: Path) -> bool:
         """Whether ``path`` is absent or has another owner, group or mode."""
         try:
-            with opened(path) as descriptor:
-                found = os.fstat(descriptor)
+            found = Access.of(path)
         except FileNotFoundError:
             return True
-        wanted = user_id(self.owner), group_id(self.group), int(self.mode, 8)
-        return (found.st_uid, found.st_gid, found.st_mode & 0o7777) != wanted
+        return found != Access(str(user_id(self.owner)), str(group_id(self.group)), f"{int(self.mode, 8):04o}")
 
     def apply(self, path: Path) -> None:
         """Set owner, group and mode. :raises LookupError: if the host has no such user or group."""

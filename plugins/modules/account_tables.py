@@ -162,10 +162,8 @@ def hashes_of(passwords: Mapping[str, str], known: Mapping[str, str]) -> dict[st
     found = zip(old, in_parts([(passwords[login], setting) for login, setting in old.items()]), strict=True)
     hashes = {login: hashed for login, hashed in found if hashed == old[login]}
     new = [login for login in passwords if login not in hashes]
-    salts = ["$6$" + "".join(secrets.choice(SALT) for _character in range(16)) + "$" for _login in new]
-    made = dict(
-        zip(new, in_parts([(passwords[login], salt) for login, salt in zip(new, salts, strict=True)]), strict=True)
-    )
+    salted = [(passwords[login], f"$6${''.join(secrets.choice(SALT) for _character in range(16))}$") for login in new]
+    made = dict(zip(new, in_parts(salted), strict=True))
     if not all(hashed.startswith("$6$") for hashed in made.values()):
         raise CommandFailed("crypt(3) on this host does not support SHA512-CRYPT ($6$)")
     return hashes | made
