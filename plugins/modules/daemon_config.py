@@ -24,12 +24,10 @@ options:
       - Without it the set belongs to no unit, and RV(state) is V(unchanged).
     type: str
   users:
-    description: System users, each with a group of the same name, to create before the files.
+    description: Names of system users, each with a group of the same name, to create before the files.
     type: list
-    elements: dict
+    elements: str
     default: []
-    suboptions:
-      name: {description: Login name., type: str, required: true}
   directories:
     description: Directories to create before the files.
     type: list
@@ -188,7 +186,7 @@ PATH = {"type": "path", "required": True}
 ARGV = {"type": "list", "elements": "str", "required": True}
 OPTIONS: dict[str, Any] = {
     "name": {"type": "str"},
-    "users": list_of(name={"type": "str", "required": True}),
+    "users": {"type": "list", "elements": "str", "default": []},
     "directories": list_of(path=PATH, **access_options("0755")),
     "create": list_of(creates=PATH, argv=ARGV, on_change=ON_CHANGE, **access_options("0600")),
     "files": list_of(**FILE_OPTIONS),
@@ -235,7 +233,7 @@ def main() -> None:
     known = {file.path for file in files}
     files += [ManagedFile(path, None, on_change="reload") for path in matching(wanted["purge"]) if path not in known]
     try:
-        users = [user for user in wanted["users"] if user_id(user["name"]) is None]
+        users = [user for user in wanted["users"] if user_id(user) is None]
         directories = [item for item in wanted["directories"] if access_of(item).differs(Path(item["path"]))]
         missing = [item for item in wanted["create"] if not Path(item["creates"]).exists()]
         loose = [
@@ -255,7 +253,7 @@ def main() -> None:
     if not module.check_mode:
         try:
             for user in users:
-                make_user(user["name"])
+                make_user(user)
             for item in directories:
                 safe_path.make_directory(Path(item["path"]), access_of(item))
             for item in missing:
