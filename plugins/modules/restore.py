@@ -75,7 +75,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -198,21 +198,16 @@ class Owners:
 
     def __init__(self) -> None:
         self.names = json.loads((COPIES / "owners.json").read_text())
-        self.user, self.group = functools.cache(self._user), functools.cache(self._group)
+        self.user = functools.cache(functools.partial(self._here, "users", user_id))
+        self.group = functools.cache(functools.partial(self._here, "groups", group_id))
 
-    def _user(self, number: int) -> int:
-        found = user_id(self._made(self.names["users"].get(str(number), "")))
-        return number if found is None else found
-
-    def _group(self, number: int) -> int:
-        found = group_id(self._made(self.names["groups"].get(str(number), "")))
-        return number if found is None else found
-
-    def _made(self, name: str) -> str:
+    def _here(self, kind: str, id_of: Callable[[str], int | None], number: int) -> int:
+        name = self.names[kind].get(str(number), "")
         # make_user creates the group of the same name, too.
         if name in self.names["users"].values():
             make_user(name, *(["/"] if name == MAILBOX_USER else []))
-        return name
+        found = id_of(name)
+        return number if found is None else found
 
 
 def identity(path: str) -> str:
