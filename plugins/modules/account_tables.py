@@ -18,10 +18,7 @@ description:
     groups, and otherwise only by root.
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
-  directory:
-    description: Directory of the tables.
-    type: path
-    default: /etc/selfhosted-mail
+  directory: {description: Directory of the tables., type: path, default: /etc/selfhosted-mail}
   accounts:
     description:
       - The accounts, mappings with C(address), C(password_hash) (a crypt(5) hash) or C(password), and optionally
@@ -37,19 +34,9 @@ options:
     description: Mapping of an address, or C(@domain), to the list of addresses that it is forwarded to.
     type: dict
     default: {}
-  domain_aliases:
-    description: Mapping of a domain to the domain whose addresses it shares.
-    type: dict
-    default: {}
-  mail_dir:
-    description: Directory of the mailboxes.
-    type: path
-    default: /var/vmail
-  domains:
-    description: The mail domains.
-    type: list
-    elements: str
-    required: true
+  domain_aliases: {description: Mapping of a domain to the domain whose addresses it shares., type: dict, default: {}}
+  mail_dir: {description: Directory of the mailboxes., type: path, default: /var/vmail}
+  domains: {description: The mail domains., type: list, elements: str, required: true}
   hostname:
     description: Name of the server. Its system addresses, such as postmaster, receive mail too.
     type: str

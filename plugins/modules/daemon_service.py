@@ -15,10 +15,7 @@ description:
     unit is started with the previous set, and the module fails with the end of the unit's journal.
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
-  name:
-    description: systemd unit, as given to M(selfhosted.mail.daemon_config).
-    type: str
-    required: true
+  name: {description: "systemd unit, as given to M(selfhosted.mail.daemon_config).", type: str, required: true}
   state:
     description: The action to take, as returned by M(selfhosted.mail.daemon_config).
     type: str
@@ -34,26 +31,15 @@ options:
     type: list
     elements: list
     default: []
-  ready_ports:
-    description: TCP ports that must have a listener.
-    type: list
-    elements: int
-    default: []
-  ready_commands:
-    description: Commands that must end with exit code 0.
-    type: list
-    elements: list
-    default: []
+  ready_ports: {description: TCP ports that must have a listener., type: list, elements: int, default: []}
+  ready_commands: {description: Commands that must end with exit code 0., type: list, elements: list, default: []}
   wait:
     description:
       - Whether to wait until the service is ready. With V(false) it starts in the background, and a later task with
         V(true) and O(state=started) must wait for it.
     type: bool
     default: true
-  timeout:
-    description: Seconds to wait for the service to be ready.
-    type: int
-    default: 60
+  timeout: {description: Seconds to wait for the service to be ready., type: int, default: 60}
 extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
   platform: {platforms: debian}

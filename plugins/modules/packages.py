@@ -15,11 +15,7 @@ description:
   - Daemons are not started with the default configuration of their packages, with which some cannot even start.
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
-  names:
-    description: Packages to install, in any version.
-    type: list
-    elements: str
-    required: true
+  names: {description: "Packages to install, in any version.", type: list, elements: str, required: true}
   backports:
     description:
       - Mapping of those packages in O(names) that the release has only in too old a version to the minimum version.

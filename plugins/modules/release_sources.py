@@ -17,23 +17,10 @@ description:
     would be removed, and too little disk space.
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
-  old:
-    description: Codename of the release that the host runs.
-    type: str
-    required: true
-  new:
-    description: Codename of the release to upgrade to.
-    type: str
-    required: true
-  keep:
-    description: Packages that an upgrade must not remove.
-    type: list
-    elements: str
-    default: []
-  change:
-    description: Whether to change the host's sources.
-    type: bool
-    required: true
+  old: {description: Codename of the release that the host runs., type: str, required: true}
+  new: {description: Codename of the release to upgrade to., type: str, required: true}
+  keep: {description: Packages that an upgrade must not remove., type: list, elements: str, default: []}
+  change: {description: Whether to change the host's sources., type: bool, required: true}
 extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
   platform: {platforms: debian}

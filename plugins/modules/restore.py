@@ -21,18 +21,12 @@ options:
     description: Id of a snapshot, or C(latest). If empty, only O(send_queue) has an effect.
     type: str
     default: ""
-  hostname:
-    description: Name of the server whose snapshots are used.
-    type: str
-    required: true
+  hostname: {description: Name of the server whose snapshots are used., type: str, required: true}
   mailbox:
     description: Account whose folders alone are restored, into its folder C(Restored/DATE).
     type: str
     default: ""
-  mail_dir:
-    description: Directory of the mailboxes.
-    type: path
-    default: /var/vmail
+  mail_dir: {description: Directory of the mailboxes., type: path, default: /var/vmail}
   send_queue:
     description: Whether to move the mail of the restored queue to the live queue.
     type: bool

@@ -17,10 +17,7 @@ description:
   - Each problem is a warning, and the certificate stays as it is.
 author: ["selfhosted.mail developers (!UNKNOWN)"]
 options:
-  hostname:
-    description: The name in the certificate.
-    type: str
-    required: true
+  hostname: {description: The name in the certificate., type: str, required: true}
 extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
   platform: {platforms: debian}
