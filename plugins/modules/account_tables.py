@@ -76,11 +76,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-changed_paths:
-  description: Tables that were changed.
-  type: list
-  elements: str
-  returned: always
+changed_paths: {description: Tables that were changed., type: list, elements: str, returned: always}
 closed_logins:
   description: Logins that were removed from C(passwd) or may now only send. Their IMAP sessions are terminated.
   type: list
@@ -91,11 +87,7 @@ forwarded:
   type: list
   elements: str
   returned: always
-left_mailboxes:
-  description: Mailboxes on disk that belong to no account.
-  type: list
-  elements: str
-  returned: always
+left_mailboxes: {description: Mailboxes on disk that belong to no account., type: list, elements: str, returned: always}
 """
 
 import json

@@ -54,13 +54,6 @@ findings:
   type: list
   elements: dict
   returned: always
-lines:
-  description: The findings as text.
-  type: list
-  elements: str
-  returned: always
-wrong:
-  description: Number of required findings with the status C(error).
-  type: int
-  returned: always
+lines: {description: The findings as text., type: list, elements: str, returned: always}
+wrong: {description: Number of required findings with the status C(error)., type: int, returned: always}
 """

@@ -145,11 +145,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-changed_paths:
-  description: Files and directories that were changed.
-  type: list
-  elements: str
-  returned: always
+changed_paths: {description: Files and directories that were changed., type: list, elements: str, returned: always}
 state:
   description: The action that applies the files on disk, for M(selfhosted.mail.daemon_service).
   type: str

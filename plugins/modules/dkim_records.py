@@ -59,11 +59,7 @@ records:
   sample:
     example.org:
       mail: v=DKIM1; k=rsa; p=MIIB...
-changed_paths:
-  description: O(dest), if it was changed.
-  type: list
-  elements: str
-  returned: always
+changed_paths: {description: "O(dest), if it was changed.", type: list, elements: str, returned: always}
 """
 
 import base64

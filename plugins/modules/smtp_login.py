@@ -46,22 +46,13 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-accepted:
-  description: Whether the provider accepted the login; null if it did not answer, or its name could not be looked up.
-  type: bool
-  returned: when not in check mode
+accepted: {description: "Whether the provider accepted the login; null if it did not answer, or its name could not be looked up.", type: bool, returned: when not in check mode}
 null_sender:
   description: Whether it accepts C(MAIL FROM:<>); null if its answer was neither 2xx nor 5xx.
   type: bool
   returned: when the provider accepted the login
-tls:
-  description: The TLS version, such as C(TLSv1.3).
-  type: str
-  returned: when the provider accepted the login
-msg:
-  description: What the provider answered, in one line.
-  type: str
-  returned: always
+tls: {description: "The TLS version, such as C(TLSv1.3).", type: str, returned: when the provider accepted the login}
+msg: {description: "What the provider answered, in one line.", type: str, returned: always}
 """
 
 import base64
