@@ -46,7 +46,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-accepted: {description: "Whether the provider accepted the login; null if it did not answer, or its name could not be looked up.", type: bool, returned: when not in check mode}
+accepted:
+  description: Whether the provider accepted the login; null if it did not answer, or its name could not be looked up.
+  type: bool
+  returned: when not in check mode
 null_sender:
   description: Whether it accepts C(MAIL FROM:<>); null if its answer was neither 2xx nor 5xx.
   type: bool

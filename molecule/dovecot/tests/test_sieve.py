@@ -56,6 +56,19 @@ def test_bad_script_is_refused_with_a_reason(address: str, text: str, reason: st
         session.put("own", text)
 
 
+def test_scripts_are_outside_the_quota_and_have_their_own(address: str) -> None:
+    names = [f"n{number}" for number in range(50)]
+    with managesieve.Session(address, *CAROL) as session:
+        try:
+            for name in names:
+                session.put(name, TO_OWN)
+            with pytest.raises(managesieve.Refused, match="QUOTA"):
+                session.put("another", TO_OWN)
+        finally:
+            for name in names:
+                session.remove(name)
+
+
 def test_script_of_before_notifies_nobody(
     host: Host, container: str, address: str, deliver: Callable[..., str]
 ) -> None:
