@@ -6,10 +6,11 @@ import shutil
 
 import pytest
 from authors.address import Address, parse_address
+from authors.rights import Refusal
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from dkimproxy import config
-from dkimproxy.errors import ConfigError, Refused
+from dkimproxy.errors import ConfigError
 from dkimproxy.keys import _parse
 from dkimproxy.signers import Signers
 from dkimproxy_helpers import ran
@@ -188,7 +189,7 @@ def test_two_domains_with_their_own_keys(load):
     assert signatures(loaded, "a@example.net") == [("example.net", "other", "rsa-sha256")]
     assert signatures(loaded, "a@x.deep.example.org") == [("deep.example.org", "deep", "rsa-sha256")]
     for foreign in ("a@example.com", "a@notexample.org", "a@org", "a@example.org.example.com"):
-        with pytest.raises(Refused):
+        with pytest.raises(Refusal):
             signatures(loaded, foreign)
 
 
@@ -227,7 +228,7 @@ def test_maps(load, write):
     assert signatures(loaded, "a@example.com", "news.example.com") == [("example.com", "list", "rsa-sha256")]
     # The list's domain is not the author's: no signature of the list's, the author's own.
     assert signatures(loaded, "a@example.org", "news.example.com") == [("example.org", "rsa", "rsa-sha256")]
-    with pytest.raises(Refused):
+    with pytest.raises(Refusal):
         signatures(loaded, "a@example.net")
 
 

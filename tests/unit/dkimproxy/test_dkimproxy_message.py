@@ -4,7 +4,7 @@
 import re
 
 import pytest
-from dkimproxy.errors import Rejected
+from authors.rights import Refusal
 from dkimproxy.message import DataReader, Message
 from dkimproxy.policy import Setup
 from dkimproxy_helpers import HEADER, MESSAGE, make_config
@@ -69,7 +69,7 @@ def pass_on(setup, wire: bytes, sizes=()):
         message.finish()
         _, fields = setup.sign(message, None)
         return b"".join(message.wire(fields)), reader.rest + wire
-    except Rejected as error:
+    except Refusal as error:
         assert re.fullmatch(rb"[45][0-9][0-9] [45]\.[0-9]+\.[0-9]+ [ -~]{10,480}", error.reply())
         return None, reader.rest + wire
     finally:
@@ -234,7 +234,7 @@ def test_tags(keys, tmp_path):
 def test_refusals_are_readable(setup, header, word):
     message = Message(setup.config.spool_dir, 100, None, [True])
     message.feed(header + b"\r\nbody\r\n")
-    with pytest.raises(Rejected) as refused:
+    with pytest.raises(Refusal) as refused:
         message.finish()
         setup.sign(message, None)
     assert word in refused.value.reply() and 550 <= refused.value.code <= 554
@@ -244,7 +244,7 @@ def test_a_full_disk_defers(setup, keys):
     message = Message("/nonexistent", 10, None, [True])
     message.feed(MESSAGE)
     message.feed(b"x" * 70000 + b"\r\n")
-    with pytest.raises(Rejected) as error:
+    with pytest.raises(Refusal) as error:
         message.finish()
     assert error.value.reply().startswith(b"452 4.3.1 ")
 

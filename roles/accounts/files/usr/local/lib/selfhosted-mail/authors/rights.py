@@ -29,6 +29,11 @@ class Refusal(Exception):
         super().__init__(text)
         self.reason, self.status, self.code = reason, status, code
 
+    def reply(self) -> bytes:
+        """The reply line: printable ASCII, without its end, at most 500 octets (RFC 5321 §4.5.3.1.5)."""
+        text = "".join(c if " " <= c <= "~" else "?" for c in str(self))
+        return f"{self.code} {self.status} {text}".encode()[:500]
+
 
 class Rights:
     """The `senders` table: lines of `LOGIN ADDRESS,ADDRESS,@DOMAIN`.

@@ -8,7 +8,9 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 
-from .errors import Deferred, Refused, Rejected
+from authors.rights import Refusal
+
+from .errors import Deferred
 from .signature import BodyHash
 
 HEADER_LIMIT = 1 << 20
@@ -69,7 +71,7 @@ class Message:
         self._in_memory = 0
         self._file: io.FileIO | None = None
         self._kept = b""
-        self._mistake: Rejected | None = None
+        self._mistake: Refusal | None = None
 
     def feed(self, piece: bytes) -> None:
         self.size += len(piece)
@@ -79,23 +81,23 @@ class Message:
             self._lines += piece.count(b"\n")
             # OpenSMTPD counts a line end as one octet. Sizes between both counts are left to the next hop.
             if self._size_limit and self.size - self._lines > self._size_limit:
-                raise Refused("too-large", "The message is larger than this server accepts", "5.3.4", 552)
+                raise Refusal("too-large", "The message is larger than this server accepts", "5.3.4", 552)
             piece = self._line_ends(piece)
             if self._in_header:
                 piece = self._read_header(piece)
             if piece:
                 self._keep(piece)
-        except Rejected as error:
+        except Refusal as error:
             self._fail(error)
         except OSError as error:
             self._fail(Deferred("spool", f"No space to store the message: {error.strerror}", "4.3.1", 452))
 
     def finish(self) -> None:
-        """Call after the last piece. Raises the first mistake (Rejected)."""
+        """Call after the last piece. Raises the first mistake (Refusal)."""
         if not self._mistake and self._in_header:
             try:
                 self._split_header(bytes(self._header))
-            except Rejected as error:
+            except Refusal as error:
                 self._fail(error)
         if self._mistake:
             raise self._mistake
@@ -173,7 +175,7 @@ class Message:
         while block := self._file.read(BLOCK):
             yield block
 
-    def _fail(self, mistake: Rejected) -> None:
+    def _fail(self, mistake: Refusal) -> None:
         self._mistake = mistake
         self._header.clear()
         self.close()
@@ -186,9 +188,9 @@ class Message:
         """
         pairs = piece.count(b"\r\n")
         if pairs != piece.count(b"\n"):
-            raise Refused("bare-lf", f"{_NOT_A_MESSAGE}: a line does not end in CRLF", "5.6.0", 554)
+            raise Refusal("bare-lf", f"{_NOT_A_MESSAGE}: a line does not end in CRLF", "5.6.0", 554)
         if b"\0" in piece:
-            raise Refused("nul", f"{_NOT_A_MESSAGE}: it contains NUL bytes", "5.6.0", 554)
+            raise Refusal("nul", f"{_NOT_A_MESSAGE}: it contains NUL bytes", "5.6.0", 554)
         if self._kept or pairs != piece.count(b"\r"):
             piece = re.sub(rb"\r+", b"\r", self._kept + piece)
             self._kept = b"\r" if piece.endswith(b"\r") else b""
@@ -201,7 +203,7 @@ class Message:
         self._header += piece
         at = -2 if self._header.startswith(b"\r\n") else self._header.find(b"\r\n\r\n", start)
         if (len(self._header) if at == -1 else at) > HEADER_LIMIT:
-            raise Refused("header-size", "The header of this message is too large", "5.3.4", 552)
+            raise Refusal("header-size", "The header of this message is too large", "5.3.4", 552)
         if at == -1:
             return b""
         header, body = bytes(self._header[: at + 2]), bytes(self._header[at + 4 :])
@@ -215,12 +217,12 @@ class Message:
         self._in_header = False
         self._header.clear()
         if _CONTROL.search(header):
-            raise Refused("header-control", f"{_NOT_A_MESSAGE}: its header contains control characters", "5.6.0", 554)
+            raise Refusal("header-control", f"{_NOT_A_MESSAGE}: its header contains control characters", "5.6.0", 554)
         for line in _FIELD_START.split(header):
             if line:
                 name, colon, _value = line.partition(b":")
                 if not colon or not _FIELD_NAME.fullmatch(name):
-                    raise Refused("header-syntax", f"{_NOT_A_MESSAGE}: its header is malformed", "5.6.0", 554)
+                    raise Refusal("header-syntax", f"{_NOT_A_MESSAGE}: its header is malformed", "5.6.0", 554)
                 self.fields.append(line + b"\r\n")
 
     def _keep(self, piece: bytes) -> None:

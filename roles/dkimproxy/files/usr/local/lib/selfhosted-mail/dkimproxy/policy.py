@@ -9,7 +9,7 @@ from authors.address import Address, AddressError, parse_mailboxes
 from authors.rights import Refusal, Rights, RightsError, Writer, judge, login_writer, sender_writer
 
 from .config import Config
-from .errors import ConfigError, Deferred, Refused
+from .errors import ConfigError, Deferred
 from .message import Message
 from .signature import Signer
 from .signers import Signers
@@ -48,13 +48,11 @@ class Setup:
         return found
 
     def sign(self, message: Message, sender: Address | None) -> tuple[list[Signer], list[bytes]]:
-        """Check the authors and sign. Returns the signers and their DKIM-Signature fields; raises Rejected."""
+        """Check the authors and sign. Returns the signers and their DKIM-Signature fields; raises Refusal."""
         login = message.take_login(self.config.hostname) if self.config.received_auth else None
         try:
             authors = self._authors(message, sender, self._writer(login, sender))
             signers = self.signers.choose(authors[0], self._list_id(message))
-        except Refusal as refusal:
-            raise Refused(refusal.reason, str(refusal), refusal.status, refusal.code) from None
         except ValueError as error:
             log("err", str(error))
             raise Deferred("key", "The signing key cannot be used at the moment") from None

@@ -13,9 +13,9 @@ import traceback
 from collections.abc import Callable, Iterable
 
 from authors.address import Address, AddressError, parse_address
+from authors.rights import Refusal
 
 from .connection import Client, ClientGone, LineTooLong, NextHop, NextHopLost, Reply, Timeouts
-from .errors import Refused, Rejected
 from .message import DataReader, Message
 from .policy import Setup
 from .signature import Signer
@@ -55,7 +55,7 @@ class Session:
             if gone.idle:
                 await self._client.say_farewell(b"421 4.4.2 Timeout: no command received\r\n")
         except NextHopLost as lost:
-            log("warning", f"session ended: {lost.text}")
+            log("warning", f"session ended: {lost}")
             await self._client.say_farewell(lost.reply() + b"\r\n")
         except asyncio.CancelledError:
             await self._client.say_farewell(b"421 4.3.2 The signing proxy is shutting down, try again\r\n")
@@ -146,7 +146,7 @@ class Session:
             try:
                 sender = parse_address(match[1].decode("utf-8", "surrogateescape"))
             except AddressError as error:
-                return Refused("sender", f"Sender: {error}", "5.1.7", 501).reply() + b"\r\n"
+                return Refusal("sender", f"Sender: {error}", "5.1.7", 501).reply() + b"\r\n"
         reply = await self._next_hop.command(line)
         if 200 <= reply.code < 300:
             if verb == b"MAIL":
@@ -180,7 +180,7 @@ class Session:
         except NextHopLost as lost:
             log("notice", f"verdict=deferred reason={lost.reason} code=421 size={message.size}")
             raise
-        except Rejected as error:
+        except Refusal as error:
             verdict = "refused" if error.code >= 500 else "deferred"
             log("notice", f"verdict={verdict} reason={error.reason} code={error.code} size={message.size}")
             await self._forget()

@@ -5,9 +5,10 @@ import re
 from collections.abc import Iterable
 
 from authors.address import Address, AddressError, domain_name
+from authors.rights import Refusal
 
 from .config import Config, Template
-from .errors import ConfigError, Refused
+from .errors import ConfigError
 from .keys import KeyUnusable, load_key
 from .signature import Signer
 
@@ -96,7 +97,7 @@ class Signers:
             raise ConfigError("\n".join(dict.fromkeys(mistakes)))
 
     def choose(self, author: Address, list_id: str | None = None) -> list[Signer]:
-        """One or more signatures for mail from `author`. Raises Refused if none aligns, ValueError for a bad key."""
+        """One or more signatures for mail from `author`. Raises Refusal if none aligns, ValueError for a bad key."""
         found: list[Signer] = []
         if list_id:
             found = self._from_map(self._config.listid_map, author, [*parents(list_id), "."], list_id)
@@ -104,7 +105,7 @@ class Signers:
         if not found and (matched := self._matched(author.domain)):
             found = self._choose(self._config.signatures, author, matched)
         if not found:
-            raise Refused(
+            raise Refusal(
                 "foreign-from",
                 f"This server does not send mail from {author.domain}. Choose one of your own addresses as From.",
             )

@@ -13,12 +13,6 @@ def log(level: str, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def reply(refusal: Refusal) -> bytes:
-    """The SMTP reply: one line of printable ASCII, at most 500 octets (RFC 5321 section 4.5.3.1.5)."""
-    text = "".join(c if " " <= c <= "~" else "?" for c in str(refusal))
-    return f"{refusal.code} {refusal.status} {text}".encode()[:500]
-
-
 def unjudged() -> Refusal:
     return Refusal("failed", "The server cannot check this message at the moment, try again later", "4.3.0", 451)
 
@@ -30,8 +24,8 @@ def malformed(what: str) -> Refusal:
 def refused(error: Exception) -> bytes:
     """The SMTP reply to an exception; all but Refusal are logged."""
     if isinstance(error, Refusal):
-        return reply(error)
+        return error.reply()
     # Without its text, which may contain parts of a message.
     place = traceback.extract_tb(error.__traceback__)[-1]
     log("err", f"{type(error).__name__} at {place.name}:{place.lineno}")
-    return reply(unjudged())
+    return unjudged().reply()
