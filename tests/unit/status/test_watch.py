@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from status import watch
 from status.checks import DOVECOT, OPENSMTPD, RSPAMD, SIGNER
+from status.dialogues import END_OF_DATA
 from status.finding import Answer, Check, Finding
-from status.watch import END_OF_DATA, Watch, hung
+from status.watch import Watch, hung
 
 MINUTE = 60
 
@@ -65,7 +66,7 @@ def look(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def act(state: dict[str, Any], answers: Iterable[Answer], now: float) -> None:
         monkeypatch.setattr(watch.time, "time", lambda: now)
-        Watch("mail.example.org", state, 30).act(list(answers))
+        Watch("mail.example.org", state).act(list(answers))
 
     return act
 

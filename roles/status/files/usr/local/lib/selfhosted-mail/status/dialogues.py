@@ -27,6 +27,7 @@ LMTP, REDIS = "/run/dovecot/lmtp", "/run/redis-rspamd/redis.sock"
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 # From smtpd.conf's reply: it accepts the account's address from this host, but refuses the message at its end.
 OURSELVES = "This host's own mail"
+END_OF_DATA = "the end of DATA"
 
 
 @dataclass
@@ -58,17 +59,15 @@ class Smtp:
 
     def say(self, *words: str, wanted: int = 2) -> str:
         """Send a command and return the reply. Raises Failed if its code does not begin with ``wanted``."""
-        shown = " ".join(words[:1])
-        self.talk.waits_for(shown)
-        return self.checked(shown, self.session.docmd(*words), wanted)
+        self.talk.waits_for(words[0])
+        return self.checked(words[0], self.session.docmd(*words), wanted)
 
     def data(self, message: str, wanted: int = 5) -> str:
         """Send a message that must be refused, and return the reply. Raises Failed."""
         self.say("DATA", wanted=3)
-        end = "the end of DATA"
-        self.talk.waits_for(end)
+        self.talk.waits_for(END_OF_DATA)
         self.session.send(message.replace("\n", "\r\n") + "\r\n.\r\n")
-        return self.checked(end, self.session.getreply(), wanted)
+        return self.checked(END_OF_DATA, self.session.getreply(), wanted)
 
     def checked(self, step: str, reply: tuple[int, bytes], wanted: int) -> str:
         code, text = reply

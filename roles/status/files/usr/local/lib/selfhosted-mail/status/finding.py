@@ -9,8 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 WORST_FIRST = ("error", "warning", "unknown", "ok")
 # Raised by Python's libraries when the peer closes the connection during a dialogue.
@@ -31,9 +30,6 @@ class Finding:
     required: bool
     text: str
     fix: str = ""
-
-    def fields(self) -> dict[str, Any]:
-        return asdict(self)
 
     @property
     def key(self) -> str:

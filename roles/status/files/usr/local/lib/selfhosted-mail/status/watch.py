@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .checks import OPENSMTPD, RSPAMD, SIGNER
+from .dialogues import END_OF_DATA
 from .finding import Answer, Finding
 
 RESTARTS, WITHIN = 3, 900  # seconds
@@ -24,7 +25,6 @@ STOP_AND_START = 120  # seconds
 CLOSED_AGAIN = 60  # seconds
 SENDMAIL = "/usr/sbin/sendmail"
 PAUSED = Path("/run/selfhosted-mail")
-END_OF_DATA = "the end of DATA"
 
 
 def hung(answers: Iterable[Answer]) -> dict[str, Answer]:
@@ -46,8 +46,8 @@ def hung(answers: Iterable[Answer]) -> dict[str, Answer]:
 class Watch:
     """``state`` of the last run: times (since the epoch) of ``restarts``, ``alarms``, ``closed``; errors ``seen``."""
 
-    def __init__(self, hostname: str, state: dict[str, Any], seconds: float) -> None:
-        self.hostname, self.state, self.seconds, self.now = hostname, state, seconds, time.time()
+    def __init__(self, hostname: str, state: dict[str, Any]) -> None:
+        self.hostname, self.state, self.now = hostname, state, time.time()
 
     def act(self, answers: list[Answer]) -> None:
         # A part of the daemon may hang. Once is no fault: the daemon may be restarting.
