@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import dns.name
@@ -33,9 +33,6 @@ class Finding:
     text: str
     fix: str = ""
     check: str = "dns"
-
-    def fields(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass
