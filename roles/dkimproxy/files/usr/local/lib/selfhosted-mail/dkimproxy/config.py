@@ -107,11 +107,6 @@ class Config:
         return f"{self.places[key]}: {key}" if key in self.places else key
 
 
-class _Entry(NamedTuple):
-    where: str
-    text: str
-
-
 def _endpoint(text: str, default_port: int | None = None) -> Endpoint:
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+|\*))(?::([0-9]{1,5}))?", text)
     port = int(match[3]) if match and match[3] else default_port
@@ -211,7 +206,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
-        self.signatures: list[_Entry] = []
+        self.signatures: list[tuple[str, str]] = []
         self.mistakes: list[str] = []
         self.warnings: list[str] = []
         self.places: dict[str, str] = {}
@@ -227,7 +222,7 @@ class _Reader:
         if text is None:
             return self.mistakes.append(f"{where}: {key} has no value")
         if key == "signature":
-            return self.signatures.append(_Entry(where, text))
+            return self.signatures.append((where, text))
         if key in self.places and key != "domain":
             return self.mistakes.append(f"{where}: {key} was given before ({self.places[key]})")
         self.places[key] = where
@@ -246,14 +241,14 @@ class _Reader:
             else:
                 self.option(where, match[1].lower(), match[2] or None)
 
-    def template(self, entry: _Entry) -> Template | None:
+    def template(self, where: str, text: str) -> Template | None:
         """Parse one `dkim(...)`; None for a skipped DomainKeys signature."""
-        match = re.fullmatch(r"(\w+)(?:\((.*)\))?", entry.text)
+        match = re.fullmatch(r"(\w+)(?:\((.*)\))?", text)
         kind = match[1].lower() if match else ""
         if not match or kind not in ("dkim", "domainkeys"):
-            raise ValueError(f"'{entry.text}' is no signature: write dkim(...)")
+            raise ValueError(f"'{text}' is no signature: write dkim(...)")
         if kind == "domainkeys":
-            self._legacy(entry.where, "DomainKeys signatures are not supported", "delete the line, or use dkim(...)")
+            self._legacy(where, "DomainKeys signatures are not supported", "delete the line, or use dkim(...)")
             return None
         tags: dict[str, str] = {}
         for part in filter(None, re.split(r"\s*,\s*", match[2] or "")):
@@ -266,7 +261,7 @@ class _Reader:
             tags[tag] = value.strip()
         algorithm = tags.get("a", "").lower() or None
         if algorithm == "rsa-sha1":
-            self._legacy(entry.where, "rsa-sha1 is refused by verifiers (RFC 8301)", "write a=rsa-sha256")
+            self._legacy(where, "rsa-sha1 is refused by verifiers (RFC 8301)", "write a=rsa-sha256")
             algorithm = "rsa-sha256"
         elif algorithm not in (None, "rsa-sha256", "ed25519-sha256"):
             raise ValueError(f"a={algorithm}: must be rsa-sha256 or ed25519-sha256")
@@ -277,25 +272,26 @@ class _Reader:
         if domain and "$" not in domain:
             domain = domain_name(domain)
         return Template(
-            where=entry.where,
+            where=where,
             domain=domain,
             selector=_selector(selector) if selector else self.values.get("selector"),
             key=tags.get("key") or self.values.get("keyfile"),
             algorithm=algorithm,
-            relaxed=self._canonicalization(entry.where, tags.get("c")),
+            relaxed=self._canonicalization(where, tags.get("c")),
             identity=tags.get("i") or self.values.get("identity"),
             headers=headers,
             lifetime=_number(tags["x"], 1) if "x" in tags else None,
         )
 
-    def templates(self, entries: Iterable[_Entry]) -> tuple[Template, ...]:
+    def templates(self, entries: Iterable[tuple[str, str]]) -> tuple[Template, ...]:
+        """Templates of `(file:line, text)`; mistakes are noted."""
         made = []
-        for entry in entries:
+        for where, text in entries:
             try:
-                if template := self.template(entry):
+                if template := self.template(where, text):
                     made.append(template)
             except (AddressError, ValueError) as error:
-                self.mistakes.append(f"{entry.where}: signature: {error}")
+                self.mistakes.append(f"{where}: signature: {error}")
         return tuple(made)
 
     def map(self, key: str) -> dict[str, tuple[Template, ...]]:
@@ -317,7 +313,7 @@ class _Reader:
                 self.warnings.append(f"{where}: '{name}' is given twice; this line is used")
             # Commas inside parentheses belong to one signature.
             parts = re.findall(r"\s*(\w+\s*(?:\([^)]*\))?|[^,]+?)\s*(?:,|$)", value)
-            entries[name] = self.templates(_Entry(where, part) for part in parts)
+            entries[name] = self.templates((where, part) for part in parts)
             if key == "sender_map":
                 self._aligned(name, entries[name])
         return entries
@@ -409,7 +405,7 @@ def _finish(reader: _Reader) -> Config:
     maps = {key: reader.map(key) for key in ("sender_map", "listid_map")}
     signatures = reader.signatures
     if not signatures and not any(maps.values()):
-        signatures = [_Entry(reader.places.get("keyfile", "no signature line"), "dkim")]
+        signatures = [(reader.places.get("keyfile", "no signature line"), "dkim")]
     templates = reader.templates(signatures)
     domains = dict.fromkeys(get("domain", ()))
     domains.update(dict.fromkeys(t.domain for t in templates if t.domain and "$" not in t.domain))

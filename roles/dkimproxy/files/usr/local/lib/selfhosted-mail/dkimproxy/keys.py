@@ -35,13 +35,6 @@ class SigningKey:
         return self._key.sign(digest)
 
 
-def _verify(key: rsa.RSAPrivateKey, signature: bytes, digest: bytes) -> None:
-    try:
-        key.public_key().verify(signature, digest, padding.PKCS1v15(), utils.Prehashed(hashes.SHA256()))
-    except InvalidSignature:
-        raise ValueError("this RSA key is inconsistent") from None
-
-
 @functools.cache
 def _parse(pem: bytes) -> SigningKey:
     # Loading takes far longer than signing, so a reload must not repeat it.
@@ -49,7 +42,11 @@ def _parse(pem: bytes) -> SigningKey:
     if isinstance(key, rsa.RSAPrivateKey):
         if key.key_size < MINIMUM_BITS:
             raise ValueError(f"RSA keys need {MINIMUM_BITS} bits at least (RFC 8301), this one has {key.key_size}")
-        _verify(key, SigningKey(key).sign(bytes(32)), bytes(32))
+        try:
+            signature = SigningKey(key).sign(bytes(32))
+            key.public_key().verify(signature, bytes(32), padding.PKCS1v15(), utils.Prehashed(hashes.SHA256()))
+        except InvalidSignature:
+            raise ValueError("this RSA key is inconsistent") from None
     elif not isinstance(key, ed25519.Ed25519PrivateKey):
         raise ValueError("neither RSA nor Ed25519")
     return SigningKey(key)
