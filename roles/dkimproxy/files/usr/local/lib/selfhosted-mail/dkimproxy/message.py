@@ -207,7 +207,6 @@ class Message:
         if at == -1:
             return b""
         header, body = bytes(self._header[: at + 2]), bytes(self._header[at + 4 :])
-        self._header.clear()
         self._separator = b"\r\n"
         self._split_header(header)
         return body

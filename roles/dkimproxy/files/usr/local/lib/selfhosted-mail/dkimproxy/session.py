@@ -224,8 +224,8 @@ class Session:
 
 def _describe(error: BaseException) -> str:
     """Type and place of an exception, without its text, which may contain parts of a message."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} at {frames[-1].name}:{frames[-1].lineno}" if frames else type(error).__name__
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {place.name}:{place.lineno}"
 
 
 def _log_message(reply: Reply, message: Message, signers: list[Signer], milliseconds: tuple[float, float]) -> None:
