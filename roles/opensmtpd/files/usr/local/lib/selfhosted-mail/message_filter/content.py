@@ -63,14 +63,14 @@ class Content:
         if session.memory > session.allowed:
             inbound = session.port == INBOUND
             session.allowed = self.memory.more(session.network, session.allowed) if inbound else sys.maxsize
+        plain = text.removeprefix(b".")
         if session.passing:
             session.lines += 1
             session.last = text
             # A report (null sender) quotes lines of other messages.
-            if session.held and session.sender and len(text.removeprefix(b".")) > LONGEST:
-                raise malformed(too_long(f"line {session.lines} of its body", len(text.removeprefix(b"."))))
+            if session.held and session.sender and len(plain) > LONGEST:
+                raise malformed(too_long(f"line {session.lines} of its body", len(plain)))
             return [text]
-        plain = text.removeprefix(b".")
         session.passing = not plain
         if CONTROL.search(plain):
             raise malformed("its header contains control characters")
