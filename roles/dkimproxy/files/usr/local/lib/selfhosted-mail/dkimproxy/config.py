@@ -228,7 +228,7 @@ class _Reader:
         self.places[key] = where
         try:
             value = _KEYS[key](text)
-        except (AddressError, ValueError) as error:
+        except ValueError as error:
             return self.mistakes.append(f"{where}: {key} '{text}': {error}")
         self.values[key] = self.values.get("domain", ()) + value if key == "domain" else value
 
@@ -290,7 +290,7 @@ class _Reader:
             try:
                 if template := self.template(where, text):
                     made.append(template)
-            except (AddressError, ValueError) as error:
+            except ValueError as error:
                 self.mistakes.append(f"{where}: signature: {error}")
         return tuple(made)
 

@@ -63,8 +63,8 @@ def load_key(path: str) -> SigningKey:
             return _parse(file.read(65536))
     except OSError as error:
         raise KeyUnusable(f"key file {path}: {error.strerror}") from None
+    except KeyUnusable:
+        raise
     except (ValueError, TypeError) as error:
-        if isinstance(error, KeyUnusable):
-            raise
         why = str(error) if "RSA" in str(error) else "must be an unencrypted private key in PEM format"
         raise KeyUnusable(f"key file {path}: {why}") from None

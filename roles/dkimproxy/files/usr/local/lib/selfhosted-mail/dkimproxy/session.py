@@ -166,7 +166,6 @@ class Session:
         setup = self._get_setup()
         config = setup.config
         message = Message(config.spool_dir, config.spool_memory, self._size_limit, setup.signers.body_forms)
-        begun = time.monotonic()
         try:
             await self._receive(message)
             begun = time.monotonic()

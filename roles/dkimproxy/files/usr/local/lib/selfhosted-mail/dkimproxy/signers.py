@@ -4,7 +4,7 @@
 import re
 from collections.abc import Iterable
 
-from authors.address import Address, AddressError, domain_name
+from authors.address import Address, domain_name
 from authors.rights import Refusal
 
 from .config import Config, Template
@@ -155,7 +155,7 @@ class Signers:
         if key not in self._made:
             try:
                 signer = _make(template, author, matched, self._config.unsigned)
-            except (AddressError, KeyUnusable, ValueError) as error:
+            except ValueError as error:
                 raise ValueError(f"{template.where}: {error}") from None
             if personal:
                 return signer

@@ -26,7 +26,6 @@ class Worker:
         self, listener: socket.socket, parent: socket.socket, setup: Setup, load_config: Callable[[], Config]
     ) -> None:
         self._listener, self._parent, self._setup, self._load_config = listener, parent, setup, load_config
-        self._timeouts = Timeouts()
         self._sessions: dict[asyncio.Task[None], Session] = {}
 
     async def run(self) -> None:
@@ -68,7 +67,7 @@ class Worker:
             self._loop.remove_reader(self._listener)
             self._loop.call_later(1, self._accept_again)
             return
-        session = Session(self.current_setup, self._timeouts, connection)
+        session = Session(self.current_setup, Timeouts(), connection)
         task = self._loop.create_task(session.run())
         self._sessions[task] = session
         task.add_done_callback(self._sessions.pop)
