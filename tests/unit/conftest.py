@@ -12,6 +12,9 @@ import hypothesis
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+# The packages of the roles' programs can be imported, and the tests' own helpers.
+LIBRARIES = sorted(CHECKOUT.glob("roles/*/files/usr/local/lib/selfhosted-mail"))
+sys.path[:0] = map(str, [*LIBRARIES, *(path.parent for path in Path(__file__).parent.glob("*/conftest.py"))])
 
 # Machines of the suite are shared and slow at times; a failing example is in the log, not in a file beside the code.
 hypothesis.settings.register_profile("suite", deadline=None, database=None)

@@ -27,7 +27,6 @@ OWN = f"bob@{HOST}"
 
 @pytest.fixture(scope="module")
 def sendmail(load_program: Callable[[str], ModuleType]) -> ModuleType:
-    sys.path.insert(0, str(AUTHORS))
     return load_program("opensmtpd/files/usr/sbin/sendmail")
 
 

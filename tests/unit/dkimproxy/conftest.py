@@ -1,18 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The signer's package, the judge's and the tests' helpers can be imported; keys and a running proxy are fixtures."""
+"""Keys, a next hop and a running proxy."""
 
-import sys
-from pathlib import Path
-
-HERE = Path(__file__).resolve().parent
-LIBRARIES = [
-    HERE.parents[2] / f"roles/{role}/files/usr/local/lib/selfhosted-mail" for role in ("dkimproxy", "accounts")
-]
-sys.path[:0] = [*map(str, LIBRARIES), str(HERE)]
-
-import dkimproxy_helpers  # noqa: E402
-import pytest  # noqa: E402
-from dkimproxy_helpers import QUICK, Keys, NextHop, Proxy  # noqa: E402
+import dkimproxy_helpers
+import pytest
+from dkimproxy_helpers import QUICK, Keys, NextHop, Proxy
 
 
 @pytest.fixture(scope="session")

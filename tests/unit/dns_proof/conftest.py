@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The package of the role dns can be imported; name servers on loopback; what the roles write."""
+"""Name servers on loopback; what the roles write."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import dns.resolver
+import dns_proof.world
 import pytest
 import yaml
+from name_server import ADDRESS, NameServer
 
 CHECKOUT = Path(__file__).resolve().parents[3]
-sys.path[:0] = [str(CHECKOUT / "roles/dns/files/usr/local/lib/selfhosted-mail"), str(Path(__file__).resolve().parent)]
-
-import dns_proof.world  # noqa: E402
-from name_server import ADDRESS, NameServer  # noqa: E402
-
 ROLES = ("certificate", "smtp_relay", "opensmtpd", "dovecot", "dns")
 FACTS = {
     "distribution": "Debian",

@@ -1,18 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filter's package, the judge's and the tests' helpers can be imported."""
+"""The filter, and the tables that it reads."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-ROLES = Path(__file__).resolve().parents[3] / "roles"
-LIBRARIES = [ROLES / f"{role}/files/usr/local/lib/selfhosted-mail" for role in ("opensmtpd", "accounts")]
-sys.path[:0] = [*map(str, LIBRARIES), str(Path(__file__).resolve().parent)]
-
-import pytest  # noqa: E402
-from filter_helpers import TABLE, Inside, launch  # noqa: E402
+import pytest
+from filter_helpers import TABLE, Inside, launch
 
 
 @pytest.fixture(scope="module", autouse=True)

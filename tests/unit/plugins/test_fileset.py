@@ -119,15 +119,10 @@ def test_a_refused_set_is_rolled_back_as_it_was(tmp_path: Path, me: dict[str, st
         managed(tmp_path / "gone.conf", None, me),
         managed(tmp_path / "new.conf", "new\n", me),
     ]
-
-    def refused() -> None:
-        with fileset.rolled_back_on_failure(files, "a.service"):
-            assert (tmp_path / "old.conf").read_text() == (tmp_path / "new.conf").read_text() == "new\n"
-            assert not (tmp_path / "gone.conf").exists()
-            raise Refused
-
-    with pytest.raises(Refused):
-        refused()
+    with pytest.raises(Refused), fileset.rolled_back_on_failure(files, "a.service"):
+        assert (tmp_path / "old.conf").read_text() == (tmp_path / "new.conf").read_text() == "new\n"
+        assert not (tmp_path / "gone.conf").exists()
+        raise Refused
     assert (tmp_path / "old.conf").read_text() == "old\n"
     assert (tmp_path / "gone.conf").read_text() == "still needed\n"
     assert mode_of(tmp_path / "old.conf") == 0o604
@@ -143,13 +138,9 @@ def test_a_refused_set_is_rolled_back_as_it_was(tmp_path: Path, me: dict[str, st
 def test_a_file_of_a_user_that_is_no_more_is_rolled_back_too(tmp_path: Path, me: dict[str, str]) -> None:
     old_file(tmp_path / "a.conf", "old\n")
     os.chown(tmp_path / "a.conf", 54321, 54321)
-
-    def refused() -> None:
-        with fileset.rolled_back_on_failure([managed(tmp_path / "a.conf", "new\n", me)], "a.service"):
-            raise Refused
-
-    with pytest.raises(Refused):
-        refused()
+    new = managed(tmp_path / "a.conf", "new\n", me)
+    with pytest.raises(Refused), fileset.rolled_back_on_failure([new], "a.service"):
+        raise Refused
     assert (tmp_path / "a.conf").read_text() == "old\n"
     assert (tmp_path / "a.conf").stat().st_uid == 54321
 
@@ -160,13 +151,9 @@ def test_what_the_service_still_runs_is_kept_over_several_runs(tmp_path: Path, m
     for text in ("v2\n", "v3\n"):
         with fileset.rolled_back_on_failure([managed(tmp_path / "a.conf", text, me)], "a.service"):
             pass
-
-    def refused() -> None:
-        with fileset.rolled_back_on_failure([managed(tmp_path / "a.conf", "v4\n", me)], "a.service"):
-            raise Refused
-
-    with pytest.raises(Refused):
-        refused()
+    fourth = managed(tmp_path / "a.conf", "v4\n", me)
+    with pytest.raises(Refused), fileset.rolled_back_on_failure([fourth], "a.service"):
+        raise Refused
     assert (tmp_path / "a.conf").read_text() == "v3\n"
     assert Previous("a.service").restore() == [str(tmp_path / "a.conf")]
     assert (tmp_path / "a.conf").read_text() == "v1\n"
@@ -214,14 +201,9 @@ def test_a_link_is_put_in_place_and_rolled_back(tmp_path: Path, me: dict[str, st
     link = ManagedFile(tmp_path / "a.pem", None, Access(**me, mode="0644"), target="/etc/own.pem")
     assert link.differs()
     assert link.diff()["after"] == "link to /etc/own.pem\n"
-
-    def refused() -> None:
-        with fileset.rolled_back_on_failure([link], "a.service"):
-            assert (tmp_path / "a.pem").readlink() == Path("/etc/own.pem")
-            raise Refused
-
-    with pytest.raises(Refused):
-        refused()
+    with pytest.raises(Refused), fileset.rolled_back_on_failure([link], "a.service"):
+        assert (tmp_path / "a.pem").readlink() == Path("/etc/own.pem")
+        raise Refused
     assert (tmp_path / "a.pem").read_text() == "old\n"
     link.put()
     assert not link.differs()
