@@ -358,6 +358,15 @@ class Forget(list[bytes]):
         pass
 
 
+def open_files(*pids: int) -> list[str]:
+    """What the processes have open."""
+    found = []
+    for path in (path for pid in pids for path in Path(f"/proc/{pid}/fd").iterdir()):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(path))
+    return found
+
+
 def wait_until(condition, seconds: float = 60, state=lambda: "") -> None:
     """Return as soon as `condition()` is true; fail after so many seconds, with `state()`."""
     until = time.monotonic() + seconds

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from dkimproxy_helpers import HEADER, MESSAGE, Daemon, NextHop, deliver, wait_until
+from dkimproxy_helpers import HEADER, MESSAGE, Daemon, NextHop, deliver, open_files, wait_until
 
 CLIENTS = 4
 COMMANDS = [
@@ -141,14 +141,6 @@ class JunkClients:
         return replies.rpartition(b"\n")[0] + b"\n" if replies else b""
 
 
-def open_files(pid: int) -> list[str]:
-    found = []
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found.append(os.readlink(path))
-    return found
-
-
 def memory(pid: int) -> int:
     """Resident kB."""
     return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
@@ -188,7 +180,7 @@ def test_junk(keys, tmp_path, capsys, wanted):
         assert not re.search("failed:|Traceback|Error", log), re.findall(".*(?:failed:|Traceback|Error).*", log)[:5]
         left = [open_files(pid) for pid in workers]
         wait_until(lambda: [len(open_files(pid)) for pid in workers] == files, 60, lambda: left)
-        assert not [name for pid in workers for name in open_files(pid) if f"{tmp_path}/#" in name]
+        assert not [name for name in open_files(*workers) if f"{tmp_path}/#" in name]
         assert list(tmp_path.glob("tmp*")) == []
         late = [memory(pid) for pid in workers]
         assert early and all(now < then + 8_000 for now, then in zip(late, early, strict=True)), (early, late)

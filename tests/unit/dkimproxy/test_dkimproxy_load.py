@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from dkimproxy_helpers import HEADER, MESSAGE, Client, Daemon, Forget, deliver, wait_until
+from dkimproxy_helpers import HEADER, MESSAGE, Client, Daemon, Forget, deliver, open_files, wait_until
 
 
 def test_every_message_before_between_and_after_reloads_is_acknowledged_and_signed_once(keys, next_hop, tmp_path):
@@ -82,7 +82,7 @@ def test_large_messages_at_once(keys, next_hop, tmp_path, count):
         assert replies == [b"250"] * count
         assert peak < 300_000, f"{peak} kB"
         assert list(tmp_path.glob("tmp*")) == []
-        wait_until(lambda: not [name for name in open_files(daemon) if f"{tmp_path}/#" in name])
+        wait_until(lambda: not [name for name in open_files(*processes(daemon)) if f"{tmp_path}/#" in name])
         for client in clients:
             client.__exit__()
 
@@ -95,15 +95,6 @@ def memory(daemon) -> int:
     """kB that its processes have for themselves, and their share of what they share."""
     texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in processes(daemon)]
     return sum(int(re.search(r"(?m)^Pss: +(\d+) kB", text)[1]) for text in texts)
-
-
-def open_files(daemon) -> list[str]:
-    found = []
-    for pid in processes(daemon):
-        for path in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                found.append(os.readlink(path))
-    return found
 
 
 def test_stopped_by_everybody_at_once(keys, next_hop, tmp_path):

@@ -97,20 +97,9 @@ class Folder:
             "ANSIBLE_VAULT_PASSWORD_FILE": str(self.path / "key"),
             "PWD": "/nowhere",
         }
-        command = [
-            PLAYBOOK,
-            "-vvv",
-            "--check",
-            "--diff",
-            "-i",
-            self.path / "hosts.json",
-            "-e",
-            "@facts.json",
-            *options,
-            play,
-        ]
+        always = [PLAYBOOK, "-vvv", "--check", "--diff", "-i", self.path / "hosts.json", "-e", "@facts.json"]
         return subprocess.run(
-            command,
+            [*always, *options, play],
             cwd=self.path,
             env=environment,
             stdout=subprocess.PIPE,
@@ -118,6 +107,12 @@ class Folder:
             text=True,
             check=False,
         )
+
+    def passed(self, *arguments: Any, **options: Any) -> str:
+        """Output of a run that succeeds."""
+        done = self.run(*arguments, **options)
+        assert done.returncode == 0, done.stdout[-3000:]
+        return done.stdout
 
     def failed(self, *arguments: Any, **options: Any) -> str:
         """Output of a run that fails."""
@@ -240,18 +235,16 @@ def test_all_that_is_wrong_is_said_at_once_for_every_host(folder: Folder) -> Non
 def test_good_variables_change_nothing_and_nobody_elses_are_named_in_a_warning(folder: Folder) -> None:
     """The role runs once in a play, whoever depends on it."""
     twice = [{**ROLE[0], "roles": ["selfhosted.mail.mail"] * 2}]
-    done = folder.run({"host": {**GOOD, "mail_guard": True, "firewall_zone": "x"}}, play=twice)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert re.search(r"host +: ok=\d+ +changed=0 ", done.stdout)
-    warnings = " ".join(re.sub(r"\[WARNING\]:|\s+", " ", done.stdout).split())
+    output = folder.passed({"host": {**GOOD, "mail_guard": True, "firewall_zone": "x"}}, play=twice)
+    assert re.search(r"host +: ok=\d+ +changed=0 ", output)
+    warnings = " ".join(re.sub(r"\[WARNING\]:|\s+", " ", output).split())
     assert "mail_guard: is not a variable of this collection, and is ignored" in warnings
     assert "firewall_zone: is not a variable of this collection, and is ignored" in warnings
-    assert done.stdout.count("TASK [selfhosted.mail.mail : Check the variables]") == 1
+    assert output.count("TASK [selfhosted.mail.mail : Check the variables]") == 1
 
 
 def test_nothing_is_checked_where_a_play_says_so(folder: Folder) -> None:
-    done = folder.run({"host": {"mail_domain": "one"}}, "-e", "mail_validate=false")
-    assert done.returncode == 0, done.stdout[-3000:]
+    folder.passed({"host": {"mail_domain": "one"}}, "-e", "mail_validate=false")
 
 
 def test_the_role_as_somebody_includes_it(folder: Folder) -> None:
@@ -262,9 +255,8 @@ def test_the_role_as_somebody_includes_it(folder: Folder) -> None:
         {"ansible.builtin.debug": {"msg": "{{ mail_hostname }} {{ mail_admin_address }} {{ mail_dmarc_rua }} "
                                           "{{ mail_relay_tls }} {{ mail_forward_via }} {{ mail_dns_output_dir }}"}},
     ]}]  # fmt: skip
-    done = folder.run({"host": {**GOOD, "mail_relay_port": 465}}, play=include)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert f"mail.one.test alice@one.test alice@one.test smtps direct {folder.path}/dns" in done.stdout
+    output = folder.passed({"host": {**GOOD, "mail_relay_port": 465}}, play=include)
+    assert f"mail.one.test alice@one.test alice@one.test smtps direct {folder.path}/dns" in output
     assert messages(folder.failed({"host": {}}, play=include)) == {"host": "mail_domain: is required"}
 
 
@@ -307,9 +299,8 @@ def test_a_known_provider_fills_what_is_left_out(folder: Folder) -> None:
             "mail_forward_via": "relay",
         },
     }
-    done = folder.run(hosts, play=[{**ROLE[0], "tasks": [show]}])
-    assert done.returncode == 0, done.stdout[-3000:]
-    said = re.findall(r'"msg": "(\d.*)"', done.stdout)
+    output = folder.passed(hosts, play=[{**ROLE[0], "tasks": [show]}])
+    said = re.findall(r'"msg": "(\d.*)"', output)
     rewritten = "['date', 'mime-version', 'content-type', 'content-transfer-encoding']"
     assert sorted(said) == [
         f"587 starttls  {rewritten} 10 5000 refuse",
@@ -340,10 +331,9 @@ def test_the_summary_says_what_is_known_of_the_provider_and_what_is_not(folder: 
         name: {**GOOD, **login, "mail_relay_host": name}
         for name in ("mail.smtp2go.com", "smtp.postmarkapp.com", "smtp.provider.test")
     }
-    done = folder.run(hosts, play=play)
-    assert done.returncode == 0, done.stdout[-3000:]
+    output = folder.passed(hosts, play=play)
     # Whoever is ready first comes first.
-    shown = done.stdout.partition("TASK [ansible.builtin.debug]")[2].split("ok: [")[1:]
+    shown = output.partition("TASK [ansible.builtin.debug]")[2].split("ok: [")[1:]
     said = dict(text.split("]", 1) for text in shown)
     assert "recognized as SMTP2GO" in said["mail.smtp2go.com"] and "are lost" in said["mail.smtp2go.com"]
     assert "message size" in said["mail.smtp2go.com"] and "DKIM" not in said["mail.smtp2go.com"]
@@ -389,8 +379,7 @@ def test_two_hosts_that_would_write_the_same_zone_file(folder: Folder) -> None:
         f"mail_dns_output_dir: one and two would write {folder.path}/dns/one.test.zone{another}",
     ]
     site[0]["vars"]["mail_dns_output_dir"] = "{{ inventory_dir }}/dns/{{ inventory_hostname }}"
-    done = folder.run(hosts, play=site)
-    assert done.returncode == 0, done.stdout[-3000:]
+    folder.passed(hosts, play=site)
 
 
 def test_one_wrong_host_stops_all(folder: Folder) -> None:
@@ -409,9 +398,8 @@ def test_facts_are_gathered_where_they_are_missing(folder: Folder) -> None:
     show = {"ansible.builtin.debug": {"msg": "{{ ansible_facts.keys() | intersect(wanted) | sort | join(' ') }}"},
             "vars": {"wanted": list(DEBIAN)}}  # fmt: skip
     play = [{**ROLE[0], "vars": {"mail_validate": False}, "tasks": [show]}]
-    done = folder.run({"host": GOOD}, play=play, facts={}, python=sys.executable)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert " ".join(sorted(DEBIAN)) in done.stdout
+    output = folder.passed({"host": GOOD}, play=play, facts={}, python=sys.executable)
+    assert " ".join(sorted(DEBIAN)) in output
 
 
 def test_ten_thousand_accounts_take_seconds(folder: Folder) -> None:
@@ -422,7 +410,6 @@ def test_ten_thousand_accounts_take_seconds(folder: Folder) -> None:
     seconds = []
     for options in (["-e", "mail_validate=false"], []):
         begin = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-        done = folder.run({"host": host}, *options)
+        folder.passed({"host": host}, *options)
         seconds.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - begin)
-        assert done.returncode == 0, done.stdout[-3000:]
     assert seconds[1] - seconds[0] < 5, seconds
