@@ -139,6 +139,17 @@ def test_a_name_that_shows_another_address_of_ours(rights, name, shown):
         judge([f" {name} <alice@example.org>".encode()], [], writer, rights.domains | {HOST})
 
 
+@pytest.mark.parametrize("domain", ["m\u00fcnchen.example", "M\u00dcNCHEN.example", "xn--mnchen-3ya.example"])
+def test_a_name_that_shows_another_address_of_a_domain_outside_of_ascii(tmp_path, domain):
+    table = tmp_path / "senders"
+    table.write_text("bob@xn--mnchen-3ya.example bob@xn--mnchen-3ya.example\n")
+    rights = Rights(str(table))
+    writer = login_writer(rights, "bob@xn--mnchen-3ya.example")
+    own = "bob@xn--mnchen-3ya.example"
+    assert judged(rights, writer, f'"chef@{domain}" <{own}>') == "from-display"
+    assert judged(rights, writer, f'"bob@{domain}" <{own}>') == [own]
+
+
 @pytest.mark.parametrize("code", ["=00", "=0A", "=0D=0AX", "=1B", "=09", "=C2=85"])
 def test_a_name_that_holds_control_characters(rights, code):
     writer = login_writer(rights, "alice@example.org")

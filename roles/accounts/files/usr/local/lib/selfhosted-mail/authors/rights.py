@@ -185,13 +185,20 @@ def judge(
         if re.search(r"[\x00-\x1f\x7f-\x9f]", shown(text)):
             raise Refusal("from-display", f"The name in the {field} line contains control characters.", "5.6.0")
         for local, domain in addresses_in(text):
-            if local and domain in domains and not _is_own(f"{local}@{domain}", writer):
+            if local and _in_a_labels(domain) in domains and not _is_own(f"{local}@{domain}", writer):
                 raise Refusal(
                     "from-display",
                     f"The {field} line shows {local}@{domain}, and {writer.name} may not send mail as that. "
                     "Take it out of the name and send again.",
                 )
     return found
+
+
+def _in_a_labels(domain: str) -> str:
+    try:
+        return domain_name(domain)
+    except AddressError:
+        return domain
 
 
 def _is_own(text: str, writer: Writer) -> bool:
