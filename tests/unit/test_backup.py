@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -75,11 +76,16 @@ def test_what_has_moved_is_no_error(backup: ModuleType, tmp_path: Path) -> None:
     """As restic 0.14 and 0.18 say it."""
     moved = tmp_path / "moved:2,S"
     moved.write_text("there again")
-    items = [str(tmp_path / "gone"), str(tmp_path), str(moved), "/proc/self/mem", "/proc/self/mem"]
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    others = [str(tmp_path / name) for name in ("gone", "fifo", "link")]
+    items = [*others, str(tmp_path), str(moved), "/proc/self/mem", "/proc/self/mem"]
     errors: list[object] = [
         {},
         {"Op": "open", "Err": 2},
         {"message": "open: no such file or directory"},
+        {},
+        {},
         {},
         {"Err": 5},
     ]
