@@ -213,3 +213,28 @@ def test_no_links_of_others(program: ModuleType, tmp_path: Path) -> None:
     for wrong in (folder / "link", tmp_path / "folder/file"):
         with pytest.raises(OSError):
             program.read_of_others(wrong)
+
+
+def test_a_daemon_that_does_not_take_it_keeps_it_from_no_other(
+    program: ModuleType, pem: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, taken = str(pem / "one.crt"), []
+    monkeypatch.setattr(program, "PATIENCE", 0)
+    old = program.leaf(str(pem / "two.crt"))
+
+    class Daemon(program.Daemon):  # type: ignore[misc, name-defined]
+        def served(self) -> list[str]:
+            return [program.leaf(path) if self.unit in taken else old]
+
+        def take(self) -> None:
+            if self.unit == "broken":
+                raise program.Problem("it does not reload")
+            if self.unit != "deaf":
+                taken.append(self.unit)
+
+    daemons = [Daemon(unit, (993,)) for unit in ("broken", "deaf", "well")]
+    with pytest.raises(program.Problem) as wrong:
+        program.serve(path, daemons)
+    assert str(wrong.value) == f"it does not reload; deaf does not serve {path} on port 993"
+    assert taken == ["well"]
+    assert program.serve(path, daemons[2:]) == []
