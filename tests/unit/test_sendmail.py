@@ -307,11 +307,23 @@ def test_it_is_handed_in(handed_in: Callable[..., tuple[int, str, Server]]) -> N
         ("_", "550 5.7.1 User id 61184 has no user name on this host", os.EX_NOPERM),
     ],
 )
-def test_a_refusal_is_said_at_once(
-    handed_in: Callable[..., tuple[int, str, Server]], when: str, answer: str, code: int
+@pytest.mark.parametrize("user", ["root", "another"])
+def test_a_refusal_is_said_at_once_and_roots_mail_waits_if_it_is_temporary(
+    handed_in: Callable[..., tuple[int, str, Server]],
+    sendmail: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+    answer: str,
+    code: int,
+    user: str,
 ) -> None:
+    aside: list[object] = []
+    monkeypatch.setattr(sendmail, "put_aside", aside.append)
+    uid = 0 if user == "root" else pwd.getpwnam("nobody").pw_uid
+    monkeypatch.setattr(sendmail.os, "geteuid", lambda: uid)
     done, words, _server = handed_in(b"Subject: s\n\nx\n", "a@x.org", **{when: answer})
     assert (done, words) == (code, f"sendmail: {answer}\n")
+    assert bool(aside) == (user == "root" and code == os.EX_TEMPFAIL)
 
 
 def test_what_is_too_large_is_not_even_begun(handed_in: Callable[..., tuple[int, str, Server]]) -> None:
@@ -349,7 +361,7 @@ def test_when_it_is_away_root_puts_it_aside_and_others_hear_of_it(
 ) -> None:
     server = Server({"": greeting}) if greeting else None
     monkeypatch.setattr(sendmail, "SERVER", server.listener.getsockname() if server else free_port())
-    monkeypatch.setattr(sendmail.connect, "__defaults__", (0.1,))
+    monkeypatch.setattr(sendmail, "PATIENCE", 0.1)
     mail = sendmail.Mail("", ["a@x.org"], b"From: x\n\n.\n")
     with pytest.raises(sendmail.Away):
         sendmail.hand_in(mail, HOST)
