@@ -78,3 +78,8 @@ def test_command(tmp_path: object) -> None:
     assert Talk(check, 60).command("sh", "-c", "echo said; exit 1") == "said\n"
     with pytest.raises(TimeoutError):
         Talk(check, 0.3).command("sleep", "60")
+
+
+def test_what_others_write_is_shown_as_it_is_and_does_nothing_to_the_terminal() -> None:
+    found = Finding("relay", "x\nBcc: y", "error", True, "said \x1b]0;\u202eroot\x07 \u00e9", "one\ntwo\x1b[2J")
+    assert (found.subject, found.text, found.fix) == ("x?Bcc: y", "said ?]0;?root? \u00e9", "one\ntwo?[2J")

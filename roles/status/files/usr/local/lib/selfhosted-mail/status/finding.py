@@ -20,6 +20,10 @@ class Failed(Exception):
     """A check got a wrong answer. ``args``: the problem in one line."""
 
 
+def printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 @dataclass
 class Finding:
     """``fix``: a text to paste; ``required``: whether an error stops mail."""
@@ -30,6 +34,11 @@ class Finding:
     required: bool
     text: str
     fix: str = ""
+
+    def __post_init__(self) -> None:
+        # Servers elsewhere and DNS have a say in these texts, and root's terminal shows them.
+        self.subject, self.text = printable(self.subject), printable(self.text)
+        self.fix = "\n".join(map(printable, self.fix.split("\n")))
 
     @property
     def key(self) -> str:

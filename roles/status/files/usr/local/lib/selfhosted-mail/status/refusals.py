@@ -40,7 +40,9 @@ JOURNAL = "journalctl -u opensmtpd.service -g ' mta (delivery|error) ' -n 20"
 # "recipient" and "content" are not here: they concern only sender and recipient.
 GRAVE = {
     "login": Grave("error", "# set mail_relay_username and its password as the provider shows them, run the playbook"),
-    "unverified": Grave("error", "# verify the sender's domain at the provider: publish the records that it shows", True),
+    "unverified": Grave(
+        "error", "# verify the sender's domain at the provider: publish the records that it shows", True
+    ),
     "quota": Grave("error", "# raise the limit at the provider, or wait for its next period"),
     "rate": Grave("warning", "# lower mail_relay_max_connections, run the playbook"),
     "temporary": Grave("warning", JOURNAL),
