@@ -3,6 +3,7 @@
 
 import base64
 import shutil
+import subprocess
 
 import pytest
 from authors.address import Address, parse_address
@@ -124,6 +125,7 @@ def test_all_mistakes_are_named_at_once(load):
         ("", "no key file"),
         ("keyfile KEYS/none.pem", "conf:5: key file .*none.pem: No such file"),
         ("keyfile TMP/dkimproxy_out.conf", "dkimproxy_out.conf: must be an unencrypted private key in PEM"),
+        ("keyfile TMP/curve.pem", "curve.pem: must be an unencrypted private key in PEM"),
         ("keyfile TMP/open.pem", "open.pem is open to every user"),
         ("keyfile TMP/group.pem", "group.pem is open to changes by its group; its mode must be 0640"),
         ("keyfile KEYS/ed.pem\nsignature dkim(a=rsa-sha256)", "is for ed25519-sha256"),
@@ -136,6 +138,10 @@ def test_all_mistakes_are_named_at_once(load):
     ],
 )
 def test_keys_are_checked(load, keys, tmp_path, text, words):
+    # Of an elliptic curve that the library does not know.
+    curve = ["openssl", "ecparam", "-genkey", "-noout", "-name", "secp112r1", "-out", tmp_path / "curve.pem"]
+    subprocess.run(curve, check=True)
+    (tmp_path / "curve.pem").chmod(0o600)
     (tmp_path / "open.pem").write_bytes(keys.path("rsa").read_bytes())
     (tmp_path / "open.pem").chmod(0o644)
     (tmp_path / "group.pem").write_bytes(keys.path("rsa").read_bytes())

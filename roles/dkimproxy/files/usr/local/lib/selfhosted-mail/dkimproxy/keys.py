@@ -6,7 +6,7 @@ import inspect
 import os
 import stat
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa, utils
 
@@ -65,6 +65,6 @@ def load_key(path: str) -> SigningKey:
         raise KeyUnusable(f"key file {path}: {error.strerror}") from None
     except KeyUnusable:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         why = str(error) if "RSA" in str(error) else "must be an unencrypted private key in PEM format"
         raise KeyUnusable(f"key file {path}: {why}") from None
