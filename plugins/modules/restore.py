@@ -216,8 +216,8 @@ def require_anothers(snapshot: Snapshot) -> None:
     state = json.loads(BACKUP_STATE.read_text()) if BACKUP_STATE.exists() else {}
     if state.get("snapshot") == snapshot["id"]:
         raise CommandFailed(
-            f"mail_restore_snapshot: the latest backup ({moment(snapshot):%Y-%m-%d %H:%M}) is this host's own. To go back "
-            f"to it, write its id, {snapshot['short_id']}"
+            f"mail_restore_snapshot: the latest backup ({moment(snapshot):%Y-%m-%d %H:%M}) is this host's own. To go "
+            f"back to it, write its id, {snapshot['short_id']}"
         )
 
 

@@ -197,7 +197,9 @@ def look(name: str, hostname: str, mode: str, patience: float) -> list[Finding]:
         lost = error.errno == socket.EAI_NONAME
         text = f"does not resolve on the controller: {error.strerror}"
         return [
-            finding("port", name, "error" if lost else "unknown", text, "# publish the zone files of mail_dns_output_dir")
+            finding(
+                "port", name, "error" if lost else "unknown", text, "# publish the zone files of mail_dns_output_dir"
+            )
         ]
     servers = [Server(hostname, address, mode, patience) for address in addresses]
     asked = [partial(server.findings, port) for server in servers for port in BEFORE_TLS]

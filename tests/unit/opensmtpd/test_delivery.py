@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[3]
-REFUSED, LATER = os.EX_UNAVAILABLE, os.EX_TEMPFAIL  # of mail.lmtp; OpenSMTPD takes all but LATER and EX_OSERR for permanent
+REFUSED, LATER = (
+    os.EX_UNAVAILABLE,
+    os.EX_TEMPFAIL,
+)  # of mail.lmtp; OpenSMTPD takes all but LATER and EX_OSERR for permanent
 
 
 def deliver(folder: Path, lmtp: str, locks: str = "") -> int:

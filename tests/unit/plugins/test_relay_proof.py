@@ -151,7 +151,10 @@ def test_a_host_that_cannot_send(run_module: Callable[..., dict[str, Any]], monk
 
 def test_our_signatures_are_those_of_the_published_signing_keys() -> None:
     """Also with dkimproxy_config_file, whose selectors no variable names."""
-    texts = {"example.org": {"own": "v=DKIM1; p=a", "next": "v=DKIM1; p=b"}, "x.example": {"own": "v=DKIM1; p=" + "c" * 392}}
+    texts = {
+        "example.org": {"own": "v=DKIM1; p=a", "next": "v=DKIM1; p=b"},
+        "x.example": {"own": "v=DKIM1; p=" + "c" * 392},
+    }
     signing = {("example.org", "own"), ("x.example", "own")}
     text = dkim_records.in_master_file_syntax(texts, signing)
     assert sorted(relay_proof.SIGNING.findall(text)) == [("own", "example.org"), ("own", "x.example")]

@@ -76,5 +76,5 @@ def test_the_latest_backup_is_not_this_hosts_own(tmp_path: Path, monkeypatch: py
     latest = {"id": "abc", "short_id": "ab", "time": "2026-11-28T10:00:00Z"}
     restore.require_anothers(latest)
     state.write_text(json.dumps({"snapshot": "abc" if own else "other"}))
-    with pytest.raises(CommandFailed, match="own.* id, ab") if own else contextlib.nullcontext():
+    with pytest.raises(CommandFailed, match=r"own.* id, ab") if own else contextlib.nullcontext():
         restore.require_anothers(latest)
