@@ -26,7 +26,7 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         accounts = arguments.pop("accounts", None)
         if not isinstance(accounts, list) or not all(isinstance(account, dict) for account in accounts):
-            raise AnsibleActionFail("account_tables: accounts is no list of mappings")
+            raise AnsibleActionFail("account_tables: accounts must be a list of mappings")
         arguments["accounts_json"] = json.dumps(
             [{key: value for key, value in account.items() if key != "sieve"} for account in accounts]
         )

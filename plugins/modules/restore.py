@@ -151,7 +151,10 @@ def find(wanted: str, hostname: str) -> Snapshot:
     ours = ["--host", hostname, "--tag", TAG]
     found = snapshots(*ours, "--latest=1") if wanted == "latest" else snapshots(wanted)
     if not found:
-        raise CommandFailed(f"mail_restore_snapshot: the repository has no backup of {hostname}")
+        raise CommandFailed(
+            f"mail_restore_snapshot: the repository has no such backup of {hostname}; set latest, or an id that "
+            "restic snapshots lists"
+        )
     return max(found, key=moment)
 
 

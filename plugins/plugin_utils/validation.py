@@ -539,14 +539,14 @@ def _server(given: Values) -> Iterator[str]:
             yield f"mail_additional_domains: {name} is given twice, or is mail_domain"
     for name in ("mail_relay_username", "mail_relay_password"):
         if given.get("mail_relay_host") and given.get(name) == "":
-            yield f"{name}: is required where mail_relay_host is set"
+            yield f"{name}: is required if mail_relay_host is set"
     for name in ("mail_tls_certificate_file", "mail_tls_private_key_file"):
         if given.get("mail_tls_mode") == "files" and given.get(name) == "":
-            yield f"{name}: must be an absolute path on the mail server where mail_tls_mode is files"
+            yield f"{name}: must be an absolute path on the mail server if mail_tls_mode is files"
         if given.get(name) in TLS_LINKS:
             yield f"{name}: must be the file itself, not {given[name]}, a link that the role certificate creates"
     if given.get("mail_backup_repository") and given.get("mail_backup_password") == "":
-        yield "mail_backup_password: is required where mail_backup_repository is set"
+        yield "mail_backup_password: is required if mail_backup_repository is set"
     if given.get("mail_acme_dns_environment") and given.get("mail_acme_dns_provider") == "":
         yield "mail_acme_dns_environment: needs mail_acme_dns_provider, the provider that it is for"
     message, memory = (
@@ -759,7 +759,7 @@ def _domain_aliases(given: Values) -> Iterator[str]:
     for name, target in aliases.items():
         for domain in (name, target):
             if not syntax.is_domain(domain):
-                yield f"mail_domain_aliases: {_shown(domain)} is no domain name"
+                yield f"mail_domain_aliases: {_shown(domain)} is not a domain name"
             elif domain.lower() not in domains:
                 yield (
                     f"mail_domain_aliases: {domain} is not a mail domain ({', '.join(domains)}): add it to "
@@ -773,7 +773,7 @@ def _forwarding(given: Values) -> Iterator[str]:
     via, admin = given.get("mail_forward_via"), given.get("mail_admin_address")
     ours = {*_domains_of(given), str(given.get("mail_hostname", "")).lower()}
     if via == "relay" and given.get("mail_relay_host") == "":
-        yield "mail_forward_via: must not be relay where mail_relay_host is empty"
+        yield "mail_forward_via: must be direct or refuse if mail_relay_host is empty"
     provider = providers.relay_provider(given.get("mail_relay_host"))
     foreign = provider.get("foreign_from")
     why = f" ({provider['name']}: a foreign From is {foreign}; direct bypasses the provider)" if foreign else ""
@@ -815,7 +815,7 @@ def _signer(given: Values) -> Iterator[str]:
     host = _host_of(given.get("dkimproxy_listen", "127.0.0.1:10027"))
     loopback = _is_ip(host) and ipaddress.ip_address(host).is_loopback
     if address_book.is_true(given.get("mail_firewall", True)) and not loopback:
-        yield "dkimproxy_listen: must be a loopback address where mail_firewall is true, which restricts local users"
+        yield "dkimproxy_listen: must be a loopback address if mail_firewall is true, as its rules restrict local users"
     if given.get("dkimproxy_implementation") != "upstream":
         return
     for name in ("dkimproxy_listen", "dkimproxy_relay"):

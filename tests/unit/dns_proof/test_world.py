@@ -41,7 +41,7 @@ def test_an_error_is_unknown(server: NameServer, world: World, rcode: dns.rcode.
     server.has(MX)
     server.rcode = rcode
     said = status(world)
-    assert said.status == "unknown" and f"says {rcode.name}" in said.text
+    assert said.status == "unknown" and f"answers {rcode.name}" in said.text
     said = status(World(["example.org"]))
     assert said.status == "unknown" and "did not find the name servers" in said.text
 
@@ -68,7 +68,7 @@ def test_servers_that_disagree(server: NameServer, world: World) -> None:
     server.has(MX)
     NameServer(server.port, "127.0.0.2")
     said = status(World(["example.org"], [ADDRESS, "127.0.0.2"]))
-    assert (said.status, said.text) == ("error", "is missing (says 127.0.0.2)")
+    assert (said.status, said.text) == ("error", "is missing (according to 127.0.0.2)")
 
 
 def test_no_such_name_and_no_such_record_are_the_same(server: NameServer, world: World) -> None:

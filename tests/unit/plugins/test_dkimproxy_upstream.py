@@ -168,7 +168,7 @@ def test_a_wrong_download_leaves_nothing(run: Playbook, served: str, tmp_path: P
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("release", None), ("else", f"and has {hashlib.sha256(b'else').hexdigest()}"), ("nothing", "and is no file")],
+    [("release", None), ("else", f"but has {hashlib.sha256(b'else').hexdigest()}"), ("nothing", "but is not a file")],
 )
 def test_an_archive_of_the_controller_is_checked(run: Playbook, archive: Path, name: str, said: str | None) -> None:
     path = archive.with_name(name)

@@ -75,7 +75,7 @@ def test_why_there_is_no_newer_one(certificate: Path, tmp_path: Path, monkeypatc
 
 
 def test_no_certificate(tmp_path: Path) -> None:
-    with pytest.raises(Failed, match="is no certificate"):
+    with pytest.raises(Failed, match="is not a PEM certificate"):
         host.validity(talk(), str(tmp_path / "none"))
 
 

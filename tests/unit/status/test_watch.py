@@ -86,7 +86,7 @@ def test_three_restarts_in_a_quarter_of_an_hour(
     said = "smtp 25: no answer to MAIL within 30 s; opensmtpd.service was restarted"
     assert lines[:3] == [f"<4>selfhosted-mail alarm opensmtpd.service: {said}"] * 3
     # Then the alarm alone, once an hour.
-    assert lines[3:] == [f"<4>selfhosted-mail alarm opensmtpd.service/again: {said} 3 times in vain"]
+    assert lines[3:] == [f"<4>selfhosted-mail alarm opensmtpd.service/again: {said} 3 times without success"]
     look(state, [silent(OPENSMTPD, "MAIL")], 16 * MINUTE)
     assert restarts(commands) == 4
     # One message for the restarts, one for their end.

@@ -56,7 +56,7 @@ def _a_label(label: str) -> str:
     encoded = idna.alabel(lower).decode()
     decoded = idna.ulabel(encoded)
     if idna.alabel(decoded).decode() != encoded or lower not in (encoded, decoded) or decoded.isascii():
-        raise ValueError("not the same there and back")
+        raise ValueError("decoding does not give the same label")
     return encoded
 
 
@@ -67,7 +67,7 @@ def domain_name(text: str) -> str:
     except ValueError:
         name = ""
     if not 0 < len(name) <= 253 or not all(map(_LABEL.fullmatch, name.split("."))):
-        raise AddressError(f"'{text[:80]}' is no domain name")
+        raise AddressError(f"'{text[:80]}' is not a domain name")
     return name
 
 

@@ -189,7 +189,7 @@ def judge(
                 raise Refusal(
                     "from-display",
                     f"The {field} line shows {local}@{domain}, and {writer.name} may not send mail as that. "
-                    "Take it out of the name and send again.",
+                    "Remove it from the name and send again.",
                 )
     return found
 

@@ -334,7 +334,7 @@ class _Reader:
     def _canonicalization(self, where: str, method: str | None) -> tuple[bool, bool]:
         method = method or self.values.get("dkim_method") or self.values.get("method") or "relaxed/relaxed"
         if method in ("nofws", "nowsp"):
-            self._legacy(where, f"'{method}' is no canonicalization of DKIM", "write relaxed/relaxed")
+            self._legacy(where, f"'{method}' is not a canonicalization of DKIM", "write relaxed/relaxed")
             return True, True
         return _method(method)
 

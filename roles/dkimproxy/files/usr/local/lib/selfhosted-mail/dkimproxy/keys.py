@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa, utils
 
 MINIMUM_BITS = 1024
-# Checking that p and q are prime takes 30 ms a key; one signature that verifies proves as well that the parts match.
+# Checking that p and q are prime takes 30 ms per key. Verifying one signature also proves that the parts match.
 # Debian 12's python3-cryptography always checks.
 _SKIP = "unsafe_skip_rsa_key_validation"
 _OPTIONS = {_SKIP: True} if _SKIP in inspect.signature(serialization.load_pem_private_key).parameters else {}
@@ -58,8 +58,8 @@ def load_key(path: str) -> SigningKey:
         with open(path, "rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if mode & 0o037:
-                whom = "every user" if mode & 0o007 else "changes by its group"
-                raise KeyUnusable(f"key file {path} is open to {whom}; its mode must be 0640 or tighter")
+                whom = "accessible to every user" if mode & 0o007 else "writable by its group"
+                raise KeyUnusable(f"key file {path} is {whom}; its mode must be 0640 or tighter")
             return _parse(file.read(65536))
     except OSError as error:
         raise KeyUnusable(f"key file {path}: {error.strerror}") from None

@@ -159,7 +159,7 @@ class Session:
         if line[:-2].upper() != b"DATA":
             return b"501 5.5.4 DATA takes no parameters\r\n"
         if not self._has_sender:
-            return b"503 5.5.1 MAIL comes before DATA\r\n"
+            return b"503 5.5.1 Send MAIL before DATA\r\n"
         if not self._recipients:
             return b"554 5.5.1 No valid recipients\r\n"
         await self._client.send(b"354 End the message with a line that contains only a dot\r\n")

@@ -216,7 +216,7 @@ def look_for(wanted: Wanted, world: World, wanted_all: Sequence[Wanted]) -> Find
         return Finding(wanted.subject, "unknown", wanted.required, without)
     worst = max(verdicts.values(), key=lambda verdict: verdict.rank)
     saying = [server for server, verdict in verdicts.items() if verdict.text == worst.text]
-    text = worst.text + (f" (says {', '.join(saying)})" if len(saying) < len(verdicts) else "")
+    text = worst.text + (f" (according to {', '.join(saying)})" if len(saying) < len(verdicts) else "")
     text += f" ({without})" if without else ""
     if not worst.rank:
         return Finding(wanted.subject, "ok", wanted.required, text)

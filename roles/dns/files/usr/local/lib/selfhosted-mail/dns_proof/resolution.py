@@ -64,7 +64,7 @@ def root(address: str, port: int = 0, flags: int = 0) -> str:
         return str(error)
     if response.rcode() == dns.rcode.NOERROR and response.answer:
         return ""
-    return f"says {dns.rcode.to_text(response.rcode())}"
+    return f"answers {dns.rcode.to_text(response.rcode())}"
 
 
 def port_53(resolver: list[Any]) -> list[Finding]:

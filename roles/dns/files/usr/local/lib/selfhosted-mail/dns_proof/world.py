@@ -119,7 +119,7 @@ class World:
             self.silent[address] = str(error)
             return [Said(server, None, str(error))]
         if response.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-            return [Said(server, None, f"says {dns.rcode.to_text(response.rcode())}")]
+            return [Said(server, None, f"answers {dns.rcode.to_text(response.rcode())}")]
         if not recursive and not response.flags & dns.flags.AA:
             return [Said(server, None, "is not a name server of that zone")]
         try:

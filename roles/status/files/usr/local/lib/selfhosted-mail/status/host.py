@@ -75,7 +75,7 @@ def validity(talk: Talk, path: str) -> tuple[float, float]:
     said = talk.command("openssl", "x509", "-noout", "-dates", "-in", path)
     found = re.findall(r"^not(?:Before|After)=(.+) GMT$", said, re.MULTILINE)
     if len(found) != 2:
-        raise Failed(f"{path} is no certificate")
+        raise Failed(f"{path} is not a PEM certificate")
     begin, end = (calendar.timegm(time.strptime(text, "%b %d %H:%M:%S %Y")) for text in found)
     return begin, end
 

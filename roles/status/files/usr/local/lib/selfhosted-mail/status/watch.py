@@ -74,7 +74,7 @@ class Watch:
             recent.append(self.now)
             self.alarm(unit, f"{text}; {unit} was restarted", always=True)
         else:
-            self.alarm(f"{unit}/again", f"{text}; {unit} was restarted {RESTARTS} times in vain")
+            self.alarm(f"{unit}/again", f"{text}; {unit} was restarted {RESTARTS} times without success")
         self.state.setdefault("restarts", {})[unit] = recent
 
     def tell(self, findings: Iterable[Finding]) -> None:
