@@ -21,7 +21,7 @@ REQUIRED = {
     "port": "port",
     "login": "login",
     "rewrites": "header fields that it rewrites",
-    "signatures": "signatures of ours that it accepts",
+    "signatures": "number of our signatures that it accepts",
 }
 # Keys whose value is not known are left out.
 OPTIONAL = {
