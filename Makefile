@@ -1,8 +1,8 @@
-# Everything works on a fresh Debian machine as root: what is missing is installed.
+# Works on a fresh Debian machine as root: missing dependencies are installed.
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down test long fuzz lint sanity unit molecule docs images bench
 
-help: ## what can be made
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## a throwaway mail server in Docker: a message out, a message in, and how to look around
@@ -14,10 +14,10 @@ demo-down: ## remove the demo; images and name server stay for the next time
 test: ## everything: lint, unit tests, every scenario on both Debian releases, every ansible-core
 	@tools/test
 
-long: ## what needs real time, real size or all pairs
+long: ## tests that need real time, real size or all pairs
 	@tools/test --long
 
-fuzz: ## a part of it: 20 minutes of dialogues with mistakes; FUZZ_SEED=N for those of a seed
+fuzz: ## a part of it: 20 minutes of dialogues with errors; FUZZ_SEED=N repeats those of a seed
 	@PYTEST_ADDOPTS='-k mistakes' tools/test --long molecule-operation
 
 lint: ## linters, and the collection builds

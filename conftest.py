@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""For all tests, molecule's too."""
+"""Settings of all tests, including those of molecule."""
 
 import pytest
 
-# Its failed assertions show their values, too.
+# Failed assertions in this package show their values, too.
 pytest.register_assert_rewrite("testbed")
 pytest_plugins = ["testbed.pytest_plugin"]

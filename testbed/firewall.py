@@ -47,7 +47,7 @@ def user(name):
     os.seteuid(0)
 
 subprocess.run(["systemctl", "stop", firewall], check=True)
-# systemd lets go of the table a moment after that.
+# systemd releases the table a moment after that.
 until = time.monotonic() + 60
 while "table inet selfhosted_mail\n" in nftables.Nftables().cmd("list tables")[1] and time.monotonic() < until:
     time.sleep(0.1)
@@ -60,7 +60,7 @@ with user(server):
 subprocess.run(["systemctl", "start", firewall], check=True)
 sender, receiver = ends.pop(first), ends.popitem()[1]
 sender.sendall(b"hello")
-# It arrives, or the sender hears that it does not.
+# It arrives, or the sender gets an error.
 if receiver in select.select([receiver, sender], [], [], 60)[0]:
     print(receiver.recv(100).decode())
 else:

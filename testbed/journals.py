@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tests, after all others, that the journals have nothing that an administrator would have to look at."""
+"""Tests, after all others, that the journals contain nothing that would alarm an administrator."""
 
 from __future__ import annotations
 
