@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mail comes into exactly the mailboxes that the inventory says, whatever accounts and aliases preflight takes."""
+"""Mail reaches exactly the mailboxes of the inventory, with any accounts and aliases that preflight accepts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ twins: st.SearchStrategy[dict[str, str]] = st.sampled_from(
 
 
 def written(names: list[str]) -> st.SearchStrategy[str]:
-    """One of the names as somebody writes it: with a tag, in other letters."""
+    """One of the names as a sender may write it: with a tag, in upper case."""
     tags, cases = st.sampled_from(["@", "@", "+a@", "+A.b@", "+x=y@", "+a+b@"]), [str, str.upper, str.swapcase]
     return st.builds(
         lambda name, tag, case: str(case(name.replace("@", tag))), st.sampled_from(names), tags, st.sampled_from(cases)
@@ -64,7 +64,7 @@ def written(names: list[str]) -> st.SearchStrategy[str]:
 
 @st.composite
 def books(draw: st.DrawFn) -> tuple[Book, list[str]]:
-    """Accounts and aliases without a mistake, and recipients. An alias leads to what stands before it: no loops."""
+    """Valid accounts and aliases, and recipients. An alias has only earlier names as targets: no loops."""
     first, *names = draw(st.lists(addresses, min_size=6, max_size=15, unique_by=str.lower))
     accounts: list[dict[str, Any]] = [{"address": first, "aliases": [], **HASH}]
     lists = [f"@{domain}" for domain in draw(st.lists(st.sampled_from(DOMAINS), max_size=2, unique=True))]
@@ -80,7 +80,7 @@ def books(draw: st.DrawFn) -> tuple[Book, list[str]]:
     taken = {name.lower() for name in [first, *names, *lists]}
 
     def reached(name: str) -> list[str]:
-        """Addresses that lead to a name, its twins too."""
+        """Addresses that are delivered to a name, also in alias domains."""
         local, _at, domain = name.lower().rpartition("@")
         others = [twin.lower() for twin, target in domain_aliases.items() if target.lower() == domain]
         twins_here = [other for other in others if f"{local}@{other}" not in taken]
@@ -108,7 +108,7 @@ def takes_mail(account: dict[str, Any]) -> bool:
 
 
 def mailboxes(book: Book, address: str) -> Ends:
-    """Where mail to an address comes in, as docs/variables.md and the role accounts say; nowhere: it is refused."""
+    """Mailboxes for an address, as documented in docs/variables.md and the role accounts; none: it is refused."""
     local, _at, domain = address.lower().rpartition("@")
     local, _plus, tag = local.partition("+")
     twin = {name.lower(): target.lower() for name, target in book["mail_domain_aliases"].items()}.get(domain, domain)
@@ -131,7 +131,7 @@ def mailboxes(book: Book, address: str) -> Ends:
 
 
 def mistakes(book: Book) -> Iterator[tuple[str, Book]]:
-    """A variable and the changes that make it wrong."""
+    """A variable and the changes that make it invalid."""
     accounts, aliases, first = book["mail_accounts"], book["mail_aliases"], book["mail_accounts"][0]["address"]
     bad = [f"{local}@example.org" for local in REFUSED] + ["a@elsewhere.example"]
     for address in (first.swapcase(), *bad):

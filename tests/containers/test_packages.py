@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Backports that a mirror has no longer, with Debian's own apt, packages and signatures."""
+"""Backports that a mirror no longer has, with Debian's real apt, packages and signatures."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_source_of_the_hosts_own_that_fails_stops_nothing(mirrored: Mirrored) 
 
 
 def test_site_on_a_fresh_host(tmp_path: Path) -> None:
-    """Neither the run nor any apt of the host's fails where Debian's archive has the suite alone."""
+    """Neither the run nor the host's apt fails if only Debian's archive has the suite."""
     host = Host("debian12", tmp_path, "accepted-archive")
     connection = {"ansible_connection": "docker", "ansible_python_interpreter": "/usr/bin/python3"}
     host.inventory.write_text(yaml.safe_dump({"mail": {"hosts": {host.name: connection}}}))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""daemon_config and daemon_service with a real unit of systemd: started, restarted when needed, taken back."""
+"""daemon_config and daemon_service with a real systemd unit: started, restarted when needed, rolled back."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_service_is_started_enabled_and_then_left_alone(probe: Host) -> None:
 
 
 def test_a_service_that_waits_for_its_configuration(probe: Host) -> None:
-    """As under the playbook upgrade: the module starts it, and nobody else."""
+    """As in the playbook upgrade: only the module starts the unit."""
     held, drop_in = "/var/lib/selfhosted-mail/upgrade/probe.service", "/etc/systemd/system/probe.service.d"
     probe.says("mkdir", "-p", "/var/lib/selfhosted-mail/upgrade", drop_in)
     probe.write(held, "")
@@ -128,7 +128,7 @@ def test_the_last_words_of_a_process_that_journald_took_for_another_units(probe:
 
 @pytest.mark.parametrize("option", ["--check", "--diff"])
 def test_no_link_of_another_user_is_followed(probe: Host, option: str) -> None:
-    """Who has taken over a daemon's user puts a link where the next run would give a directory to it."""
+    """A compromised daemon's user replaces a directory, which the next run would chown, by a link."""
     probe.says("install", "-d", "-o", "games", "/srv/games")
     probe.says("runuser", "-u", "games", "--", "ln", "-sfn", "/etc", "/srv/games/new")
     given = {"path": "/srv/games/new", "owner": "games", "group": "games", "mode": "0700"}

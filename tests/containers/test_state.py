@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hosts that are left alone: a newer collection or another Debian has set them up, or they lack what a role needs."""
+"""Hosts that are refused: set up by a newer collection or as another Debian, or without a role's requirements."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def host(hosts: dict[str, Host]) -> Iterator[Host]:
 
 @pytest.fixture
 def role(tmp_path: Path) -> Path:
-    """A playbook of somebody's, with a role that needs the role mail."""
+    """A user's playbook, with a role that depends on the role mail."""
     file = tmp_path / "role.yml"
     file.write_text(ROLE)
     return file

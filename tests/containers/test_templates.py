@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whatever the variables are, the real daemons of both releases accept and run what the templates make of them."""
+"""The real daemons of both releases accept and run the rendered templates, with any variables."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def configured(host: Host, variables: dict[str, Any], fails: bool = False) -> pl
 
 
 def checkers(host: Host, rspamd: bool) -> list[str]:
-    """What the daemons' own checkers say against the configuration in place; empty when they take it."""
+    """Errors of the daemons' own checkers for the installed configuration; empty if they accept it."""
     commands = [
         ["smtpd", "-n", "-f", "/etc/smtpd.conf"],
         ["doveconf", "-n", "-x"],

@@ -161,7 +161,7 @@ def world(tmp_path: Path) -> Iterator[None]:
 
 
 def do(command: str) -> str:
-    """What it says at home, in the clone, where it has to succeed."""
+    """Output of a command in the clone; it must succeed."""
     words = ["docker", "exec", "--workdir", CLONE, "--env", "LC_ALL=C.UTF-8", "--env", "ANSIBLE_NOCOLOR=1", HOME]
     done = subprocess.run(
         [*words, "python3", "-c", TERMINAL, command, VAULT_PASSWORD],
@@ -172,7 +172,7 @@ def do(command: str) -> str:
 
 
 def edit(path: str, *changes: tuple[str, str]) -> None:
-    """As in an editor: each text has to be there."""
+    """Replace texts as in an editor: each must exist."""
     text = run(HOME, "cat", path)
     for old, new in changes:
         assert old in text, (path, old)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The example of each role's README, as it stands there: on a fresh host, twice. tests/unit has whether it is right."""
+"""The example of each role's README, run twice on a fresh host. tests/unit checks that it is valid."""
 
 from __future__ import annotations
 

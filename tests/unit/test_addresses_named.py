@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What we ship names no address that somebody else may hold: people would run, as root, what they find there."""
+"""Shipped files name no address that others may register: users would run, as root, what they find there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HANDLE = re.compile(r"^(?:author|  - ).*\(@[\w-]+\)|git clone\b")
 
 
 def foreign(text: str) -> list[str]:
-    """The hosts that are neither known nor made up, and lines that name an account somewhere."""
+    """Hosts that are neither known nor reserved, and lines that name an account on a public site."""
     hosts = [one or other for one, other in ADDRESS.findall(text)]
     found = [host for host in hosts if host.lower() not in KNOWN and not OURS.fullmatch(host.lower())]
     return found + [line for line in text.splitlines() if HANDLE.search(line)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the backup's program makes of a repository's answers and of restic's errors."""
+"""The program backup: a repository's answers, and restic's errors."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What fail2ban's filter takes for a failed login, and who counts; that fail2ban does so, too, scenarios say."""
+"""fail2ban's filter: failed logins and their clients. The scenarios test fail2ban itself."""
 
 from __future__ import annotations
 

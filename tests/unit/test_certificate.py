@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the program of the role certificate decides: which files fit, whether one is due, what would be in the way."""
+"""Decisions of the program certificate: matching files, due renewals, obstacles to an order."""
 
 from __future__ import annotations
 

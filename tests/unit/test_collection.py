@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The collection builds, and what is installed from it explains itself and works without the checkout."""
+"""The collection builds, and works and has its documentation when installed without the checkout."""
 
 from __future__ import annotations
 

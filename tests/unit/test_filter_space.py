@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The words of filter-space to OpenSMTPD; a disk that is full is the scenario operation's business."""
+"""Answers of filter-space to OpenSMTPD. The scenario operation tests a full disk."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which sockets are in the way for free-port, and what it does to whom; whole hosts are the scenarios' business."""
+"""free-port: which sockets block a port, and which processes it kills. The scenarios test whole hosts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which addresses are full, of which accounts; what a real Dovecot says is the scenarios' business."""
+"""Addresses of full mailboxes. The scenarios test it with a real Dovecot."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_what_stays_is_looked_at_twice(host: Host) -> None:
 
 
 def test_root_changes_nothing_where_the_mailboxes_user_may_put_links(host: Host, tmp_path: Path) -> None:
-    """Neither what a link leads to, nor a file with a second name, nor what is no file."""
+    """Neither targets of links, nor files with a second name, nor other kinds of files."""
     precious = tmp_path / "precious"
     precious.write_text("root's")
     before = precious.stat()

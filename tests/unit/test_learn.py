@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Copies of moved messages wait for Rspamd, and each is learned or dropped; Rspamd's own part is the scenarios'."""
+"""Copies of moved messages are learned or dropped. The scenarios test it with Rspamd."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What nftables-rules hands to nftables and says of its answers; the rules themselves are the scenarios' business."""
+"""Commands of nftables-rules to nftables, and its error messages. The scenarios test the rules."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A warning waits for who takes it, one that nobody takes ends with a line; Dovecot's own part is the scenario's."""
+"""Quota warnings are retried, and a final failure is logged. The scenario dovecot tests it with Dovecot."""
 
 from __future__ import annotations
 

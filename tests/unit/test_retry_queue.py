@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How often retry-queue asks a hop, pass by pass; what it does with a real queue is the scenarios' business."""
+"""How often retry-queue contacts a hop, pass by pass. The scenarios test it with a real queue."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOPS = (f"SIGN={SIGNER}", f"SEND={RELAY}")
 
 
 class Server:
-    """A queue with one envelope that no try helps, and hops that are there or not."""
+    """A queue with one envelope that is never accepted, and hops that answer or not."""
 
     def __init__(self, program: ModuleType, action: str, error: str, addresses: str) -> None:
         self.program, self.error, self.addresses = program, error, addresses
@@ -129,7 +129,7 @@ def test_an_answer_of_the_relay_is_respected(server: Callable[..., Server]) -> N
 
 
 def test_a_relay_that_closes_the_connection_is_asked_again(server: Callable[..., Server]) -> None:
-    """421 says nothing of the message (RFC 5321 §3.8)."""
+    """421 does not concern the message (RFC 5321 §3.8)."""
     assert server("SEND", error="421 4.7.0 Too many messages in this session").passes(PASS) == 1
 
 
@@ -201,7 +201,7 @@ def test_without_opensmtpd_it_says_so(
 
 @pytest.mark.parametrize("smtps", [False, True])
 def test_probes(program: ModuleType, tmp_path: Path, smtps: bool) -> None:
-    """A certificate that nobody trusts, a relay without STARTTLS: OpenSMTPD says what it thinks of it."""
+    """An untrusted certificate, a relay without STARTTLS: OpenSMTPD itself reports it."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "lmtp"))
         listener.listen()

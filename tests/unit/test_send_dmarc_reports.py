@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The socket that Rspamd speaks to, and what becomes of a report; Rspamd's own part is the scenarios'."""
+"""The socket for Rspamd, and the submission of reports. The scenarios test it with Rspamd."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""sendmail(8): what its arguments mean, what it makes of a message, what it says when OpenSMTPD does not take it."""
+"""sendmail(8): its arguments, the submitted message, and its errors if OpenSMTPD refuses it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which way a script's mail takes, and that nothing that is refused gets lost; Dovecot's own part is the scenario's."""
+"""Routes of a script's mail, and that refused mail is not lost. The scenario dovecot tests it with Dovecot."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def run(program: ModuleType, monkeypatch: pytest.MonkeyPatch, message: bytes, se
 def test_a_redirected_message_takes_its_own_way(
     program: ModuleType, sendmail: Taker, inbox: Taker, monkeypatch: pytest.MonkeyPatch, sender: str
 ) -> None:
-    """As it is: a signature of whoever wrote it stays right."""
+    """Unchanged, so that the author's signature stays valid."""
     assert run(program, monkeypatch, REDIRECTED, sender, FRIEND) == os.EX_OK
     assert Server.said == [
         b"ehlo mail.example.org",

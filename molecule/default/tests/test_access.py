@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which doors are open, and how well they are locked."""
+"""Open ports, TLS versions and certificates, seen from outside."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:Deprecation
 
 
 def context(version: ssl.TLSVersion, side: int = ssl.PROTOCOL_TLS_CLIENT) -> ssl.SSLContext:
-    """Speaks this version of TLS only, with whatever cipher."""
+    """A context for this version of TLS only, with any cipher."""
     context = ssl.SSLContext(side)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -91,7 +91,7 @@ def test_client_could_speak_old_tls(version: ssl.TLSVersion, tmp_path: object) -
 @pytest.mark.parametrize("port", PORTS)
 @both
 def test_certificate_names_the_server(server: Server, port: int) -> None:
-    """A client that was told once to trust it never has to be asked again."""
+    """A client that trusts it once is never asked again."""
     with handshake(server.ip, port, tls()) as session:
         shown = session.getpeercert(binary_form=True)
     assert shown

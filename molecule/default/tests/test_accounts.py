@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Accounts come, change and go while others are logged in; who may send as what; which mail goes where."""
+"""Adding, changing and removing accounts while others are logged in; send-as rights; delivery."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ for scheme in sys.argv[2:]:
 
 
 def variables(hashes: list[str], without: str = "") -> dict[str, object]:
-    """Extra variables for both servers; all the inventory's accounts are among them."""
+    """Extra variables for both servers, which include all accounts of the inventory."""
     accounts: list[dict[str, object]] = [
         {"address": "Alice@{{ mail_domain }}", "password_hash": HASH, "aliases": ["a.liddell@{{ mail_domain }}"]},
         {"address": "bob@{{ mail_domain }}", "password_hash": HASH, "send_as": ["news@{{ mail_domain }}"]},
@@ -74,7 +74,7 @@ def processes(server: Server) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def accounts(hashes: list[str]) -> Generator[str]:
-    """The accounts above, set while an IMAP and an SMTP session are open, which stay. What the run printed."""
+    """Sets the accounts above while an IMAP and an SMTP session stay open; output of the run."""
     boxes = {server: imap.session(server.ip, server.bob.address, server.bob.password) for server in SERVERS}
     clients = {
         server: smtp.login(server.ip, 587, server.bob.address, server.bob.password, smtp.tls()) for server in SERVERS
@@ -128,7 +128,7 @@ def test_every_scheme_at_both_doors(server: Server) -> None:
 )  # fmt: skip
 @both
 def test_mail_finds_its_reader(server: Server, local: str, reader: str) -> None:
-    """Aliases, nested ones, a list with a member who takes no mail, the catch-all, and all in the alias domain too."""
+    """Aliases, nested ones, a list with a closed member and the catch-all, also in the alias domain."""
     for domain in (server.domain, server.additional_domain.upper()):
         message = server.receive(f"{local}@{domain}")
         server.mailbox(login(server, reader), str(message["Message-ID"]))
@@ -247,7 +247,7 @@ except PermissionError:
 
 @both
 def test_opensmtpds_own_socket_is_closed(server: Server, shelly: None) -> None:
-    """And smtpctl, whose group could leave mail in the offline queue."""
+    """Also smtpctl, whose group could put mail into the offline queue."""
     assert server.python(DOORS, user="shelly").split() == ["closed"] * 4
 
 

@@ -117,7 +117,7 @@ OLD_RELEASE = "default-old-release"
 
 @pytest.fixture(scope="module")
 def unsupported() -> Generator[None]:
-    """A host whose system is none that the collection supports."""
+    """A host with an unsupported operating system."""
     name = (
         'PRETTY_NAME="Debian 11"\\nNAME="Debian GNU/Linux"\\nVERSION_ID="11"\\nVERSION_CODENAME=bullseye\\nID=debian\\n'
     )

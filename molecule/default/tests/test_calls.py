@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The playbook as people call it."""
+"""The playbook with options that administrators use."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.disruptive
 
 
 def test_broken_configuration_never_replaces_a_running_one() -> None:
-    """The run fails with the daemon's own words, mail keeps flowing, and the next good run has nothing to mend."""
+    """The run fails with the daemon's own output, mail keeps flowing, and the next good run repairs nothing."""
     before = [server.state() for server in SERVERS]
     # More seconds than OpenSMTPD can count.
     done = run_site("--tags", "opensmtpd", variables={"opensmtpd_queue_ttl": "999999d"}, fails=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the run wrote into the zone files, asked of a name server that serves them."""
+"""Records of the written zone files, queried from a name server that serves them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whose mail is believed, seen from outside: forged and authentic authors, forged verdicts, reports to the domains."""
+"""Inbound mail: forged and authentic authors, forged verdicts, DMARC reports."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def publish(domain: str, records: str) -> None:
 
 
 def refusal(server: Server, sender: str, message: EmailMessage | bytes) -> str:
-    """What the server says to a message that it does not take."""
+    """The server's reply to a message that it refuses."""
     with pytest.raises(smtplib.SMTPResponseException) as refused:
         smtp.deliver(server.ip, sender, [server.alice.address], message)
     assert 500 <= refused.value.smtp_code < 600
@@ -94,7 +94,7 @@ def test_the_other_server_believes_it(server: Server) -> None:
 
 @both
 def test_our_own_mail_may_come_back(server: Server) -> None:
-    """From somebody who forwards it as it is: our signature still holds."""
+    """Our mail, forwarded unchanged: our signature is still valid."""
     sent = server.submit([FRIEND])
     raw = server.relayed(sent).raw
     start = raw.index(b"DKIM-Signature:")
@@ -124,7 +124,7 @@ def test_dmarc_quarantine(server: Server) -> None:
 
 @cache
 def strict_peer(domain: str) -> Peer:
-    """One that says p=reject, and whose SPF names nobody."""
+    """A domain with p=reject and an SPF record without addresses."""
     peer = Peer(domain)
     records = dns.query(f"{peer.selector}._domainkey.{peer.domain}", "TXT")[0]
     publish(
@@ -155,7 +155,7 @@ def test_a_signature_over_odd_white_space(server: Server, case: str) -> None:
 
 @both
 def test_a_signature_satisfies_dmarc(server: Server) -> None:
-    """By way of somebody whom the author's SPF does not name."""
+    """Through a forwarder that the author's SPF record does not include."""
     peer = strict_peer(f"strict-{server.domain}")
     message = smtp.compose(f"writer@{peer.domain}", [server.alice.address])
     signed = peer.sign(message)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An alias that leads outside: strangers' mail goes on, in our envelope and with their signature."""
+"""An alias to an external address: mail is forwarded with our envelope sender and the author's signature."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_report_about_forwarded_mail_finds_its_way_back(server: Server) -> None:
 
 @both
 def test_srs_addresses_cannot_be_made_up(server: Server) -> None:
-    """Nobody relays through an address whose hash is not ours."""
+    """SRS addresses with a wrong hash relay nothing."""
     kept = server.relayed(server.receive(f"away@{server.domain}"))
     _srs, digest, day, domain, rest = kept.sender.split("=", 4)
     other = "AAAA" if digest != "AAAA" else "BBBB"
@@ -71,7 +71,7 @@ def test_srs_addresses_cannot_be_made_up(server: Server) -> None:
 
 
 def test_directly_past_the_relay() -> None:
-    """`mail_forward_via: direct` concerns what is forwarded alone, and the run says so."""
+    """`mail_forward_via: direct` applies only to forwarded mail, and the run reports it."""
     done = run_site("--tags", "accounts", variables={"mail_forward_via": "direct"})
     try:
         assert "directly to the recipients' servers" in done.output

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mail of accounts that are gone: one command puts it into a file and removes it, whatever its owner has left there."""
+"""Mailboxes of removed accounts: archive-account archives and removes them, whatever files they contain."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The hosts are as unfriendly as the program of that name made them, and all the same nothing has run out of memory."""
+"""The hosts still have the obstacles of the program "unfriendly", and nothing ran out of memory."""
 
 from __future__ import annotations
 

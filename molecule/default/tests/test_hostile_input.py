@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a stranger may say without stopping the server: lines of any length, login names of any octets."""
+"""Hostile clients do not stop the server: lines of any length, login names of any octets."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mail of the world: taken for our addresses, looked at, delivered; nothing is relayed."""
+"""Mail from outside: accepted for our addresses, scanned and delivered; nothing is relayed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_arrives(server: Server, recipient: str, readers: list[str]) -> None:
 
 @both
 def test_without_tls(server: Server) -> None:
-    """Some servers of the world still do not speak TLS."""
+    """Some servers still do not support TLS."""
     message = smtp.compose(STRANGER, [server.alice.address])
     with smtplib.SMTP(server.ip, 25, timeout=60, local_hostname=smtp.PEER) as session:
         session.sendmail(STRANGER, [server.alice.address], smtp.wire(message))
@@ -66,7 +66,7 @@ def test_several_recipients_at_once(server: Server) -> None:
 
 @both
 def test_one_copy_of_a_transaction(server: Server) -> None:
-    """For each mailbox that its recipients lead to, and for each tag; another transaction is another message.
+    """One copy for each mailbox of its recipients and each tag; another transaction is another message.
 
     The account is a new one: test_journals would find the error that Dovecot logs where its folder is missing. Nobody
     has used this one, so nothing of Dovecot's is at work there while the folder goes that an earlier run has left.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mail made on the host: cron's, a script's, reports of failed delivery; and what a local user must not manage."""
+"""Mail of the host itself: of cron and scripts, and bounces; and what local users must not be able to do."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_mail_of_a_script_leaves_signed(server: Server, user: str) -> None:
 
 @both
 def test_report_about_local_mail_is_signed(server: Server) -> None:
-    """The host's own mail that the provider refuses: root's admin reads why."""
+    """If the provider refuses the host's own mail, the administrator gets the reason."""
     marker = f"report {uuid.uuid4()}"
     server.sendmail(f"To: nobody@far.test\nSubject: {marker}\n\n{marker}\n", "-t")
     bounce = server.mailbox(server.alice, marker)
@@ -48,7 +48,7 @@ def test_report_about_local_mail_is_signed(server: Server) -> None:
 
 @both
 def test_report_to_a_stranger_leaves_signed(server: Server) -> None:
-    """An alias leads to a recipient elsewhere who does not exist: the sender gets a report in the host's name."""
+    """An alias forwards to an external recipient that does not exist: the sender gets a bounce from the host."""
     message = server.receive(f"lost@{server.domain}")
     kept = server.relayed(message)
     assert kept.sender == ""

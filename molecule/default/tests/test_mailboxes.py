@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What mailboxes have to do with the rest of the server: full ones, absent owners, and users who sort spam."""
+"""Mailboxes together with the whole server: full mailboxes, vacation answers, and spam training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def taken(server: Server, login: Login) -> str:
 
 
 def answer_to(server: Server, recipient: str) -> tuple[int, str]:
-    """What port 25 says to a stranger's RCPT."""
+    """Port 25's reply to an external sender's RCPT."""
     with smtplib.SMTP(server.ip, 25, timeout=60, local_hostname=smtp.PEER) as session:
         session.ehlo()
         session.mail(STRANGER)
@@ -54,7 +54,7 @@ def expunge(server: Server, login: Login) -> None:
 
 @pytest.fixture(autouse=True)
 def quinn_has_space() -> Iterator[None]:
-    """Whatever happens: mail for a full mailbox stays in the queue."""
+    """Mail for a full mailbox always stays in the queue."""
     yield
     on_both(lambda server: expunge(server, server.quinn))
 
@@ -126,7 +126,7 @@ def test_vacation_answers_once_and_signed(server: Server) -> None:
 )
 @both
 def test_vacation_answers_under_an_own_name(server: Server, to: str, options: str, sender: str, author: str) -> None:
-    """What leads to the account alone is the account's own, and the envelope sender is the account."""
+    """An alias only of this account is its own address; the envelope sender is the account."""
     marker, curious = f"Gone fishing {uuid.uuid4()}", f"curious-{uuid.uuid4().hex[:8]}@world.test"
     to, options, sender, author = (text.format(domain=server.domain) for text in (to, options, sender, author))
     with script(server, server.quinn, f'require "vacation";\nvacation {options} "{marker}";\n'):
@@ -149,7 +149,7 @@ def test_vacation_answers_under_an_own_name(server: Server, to: str, options: st
 )
 @both
 def test_nobody_answers_as_somebody_else(server: Server, to: str, action: str, reason: str) -> None:
-    """The answer does not leave, and the script's owner reads why."""
+    """The answer is not sent, and the script's owner gets the reason."""
     marker, victim = f"Invoice {uuid.uuid4()}", f"victim-{uuid.uuid4().hex[:8]}@world.test"
     words = {"alice": server.alice.address, "bob": server.bob.address, "domain": server.domain, "marker": marker}
     words["rest"] = f':subject "{marker}" "please pay";'
@@ -252,7 +252,7 @@ def test_moving_teaches_rspamd(server: Server) -> None:
     move(server, login, marker, "Junk", "INBOX")
 
     def is_ham() -> bool:
-        """Rspamd learns some of what arrives as ham by itself."""
+        """Rspamd automatically learns some inbound messages as ham."""
         spam, ham = learned(server)
         return spam == spam_before and ham > ham_before
 
@@ -273,7 +273,7 @@ def test_moving_teaches_rspamd(server: Server) -> None:
 
 @contextmanager
 def judging_after(server: Server, count: int) -> Iterator[None]:
-    """For a while Bayes has a say after so few messages."""
+    """Makes Bayes add to the score after this few messages."""
     override = "/etc/rspamd/override.d/classifier-bayes.conf"
     server.run("sh", "-c", f"echo 'min_learns = {count};' > {override}; systemctl reload rspamd")
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether the records are published is asked of the name server, and each fix mends what is wrong."""
+"""The DNS check finds each wrong record, and its fix repairs the record."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_look_is_daily(server: Server) -> None:
 
 @both
 def test_each_fix_mends(server: Server) -> None:
-    """A record is away, there are two of SPF, the key is another one's, and an include has gone."""
+    """A missing record, two SPF records, a different key, and a missing include."""
     domain, text = server.domain, zone_file(server.domain)
     wrong = re.sub(r"(?m)^@ .* MX .*\n|^_dmarc .*\n|^_imaps\._tcp .*\n", "", text)
     wrong = re.sub(r"(?m)^(mail\._domainkey .*; p=)....", r"\g<1>AAAA", wrong)
@@ -112,7 +112,7 @@ def asking(server: Server, *nameservers: str) -> Iterator[None]:
 
 @both
 def test_no_answer_is_unknown(server: Server) -> None:
-    """Nobody listens there. Reverse names are in nobody's zone of ours."""
+    """No server listens there. Reverse names are in none of our zones."""
     silent = containers.address(RELAY)
     with asking(server, silent):
         code, found = look(server)
@@ -132,7 +132,7 @@ assert code == 0, error
 @pytest.mark.disruptive
 @both
 def test_a_network_that_lets_out_no_dns_but_to_the_providers_resolver(server: Server) -> None:
-    """Rspamd's resolver gets nowhere; the host's, which is systemd-resolved, gets an answer."""
+    """Rspamd's resolver gets no answers; the host's, systemd-resolved, does."""
 
     def resolution() -> Findings:
         return {one["subject"]: one for one in json.loads(server.run(PROVE, "--resolution"))}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A user's script sends mail on: strangers' mail leaves in the account's envelope, as it came."""
+"""A user's script redirects mail: it leaves unchanged, with the account as envelope sender."""
 
 from __future__ import annotations
 

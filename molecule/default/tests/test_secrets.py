@@ -51,7 +51,7 @@ def test_files_with_secrets_are_not_for_everybody(server: Server) -> None:
 
 @both
 def test_mail_is_for_its_owners(server: Server) -> None:
-    """In mailboxes, in the queue, on its way through the signing proxy, to Rspamd's lessons and from a proof."""
+    """Creates mail in mailboxes, the queue, the signing proxy, Rspamd's training and a proof."""
     mail = "/var/vmail /var/spool/smtpd /var/cache/dkimproxy /var/lib/selfhosted-mail/{learn,full,proof}"
     server.run("smtpctl", "pause", "mta")
     try:
@@ -78,7 +78,7 @@ def test_signing_keys(server: Server) -> None:
 
 @both
 def test_plain_text_password_is_nowhere(server: Server) -> None:
-    """bob's is given in plain text; the host has its hash alone."""
+    """bob's password is given in plain text; the host stores only its hash."""
     assert server.python(SEARCH, escaped(server.bob.password), user="root") == ""
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The signer is down: mail waits, and leaves signed when it is back. The largest message passes it."""
+"""While the signer is down mail waits, and is sent signed when it is back. The largest message passes."""
 
 from __future__ import annotations
 

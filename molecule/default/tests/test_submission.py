@@ -256,7 +256,7 @@ def test_forged_envelope_sender(server: Server, port: int) -> None:
 
 @both
 def test_refused_by_the_relay(server: Server) -> None:
-    """A recipient whom the provider refuses: alice gets a signed report that says what it said."""
+    """The provider refuses a recipient: alice gets a signed bounce with its reply."""
     message = server.submit(["nobody@far.test"])
     bounce = server.mailbox(server.alice, str(message["Message-ID"]))
     assert b"No such user here" in bounce and b"nobody@far.test" in bounce
@@ -293,6 +293,6 @@ def test_to_local_alias_that_leads_outside(server: Server) -> None:
 
 @both
 def test_unknown_local_recipient(server: Server) -> None:
-    """Refused at RCPT, while the writer is still there to see the mistake."""
+    """Refused at RCPT, so that the mail program shows the mistake."""
     with pytest.raises(smtplib.SMTPRecipientsRefused):
         server.submit([f"nobody@{server.domain}"])

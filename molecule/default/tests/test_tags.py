@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One role of the whole by its tag: it runs, the others do not, and nothing changes."""
+"""Running one role by its tag runs no other role, and changes nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RUNS = {
     "tags", [["accounts", "dns", "smtp_relay", "status"], pytest.param([*RUNS], marks=pytest.mark.long)]
 )
 def test_tags(tags: list[str]) -> None:
-    """On the two hosts by turns."""
+    """Alternately on the two hosts."""
 
     def run(number: int, tag: str) -> Run:
         return run_site("--tags", tag, "--limit", SERVERS[number % 2].container)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a service may do on its host, and what root does where somebody else can put links.
+"""Sandboxes of services, and root's behaviour in directories where other users can create links.
 
 That they can do their work all the same is every other test's business.
 """
@@ -34,7 +34,7 @@ def test_services_may_do_little(server: Server) -> None:
 
 @contextmanager
 def home_of_mailboxes(server: Server) -> Iterator[None]:
-    """Their user's is where they are, as on a host of before."""
+    """Makes the mailboxes' directory the home of vmail, as older versions of the collection did."""
 
     def move(before: str, after: str) -> None:
         server.sh(rf"sed -i 's#^\(vmail:.*\):{before}:#\1:{after}:#' /etc/passwd; getent passwd vmail | grep :{after}:")
@@ -51,7 +51,7 @@ def home_of_mailboxes(server: Server) -> Iterator[None]:
 @pytest.mark.parametrize("made", [f"echo {FRIEND} >", "mkfifo", "ln -s /root/roots"])
 @both
 def test_mailboxes_user_forwards_nothing(server: Server, made: str) -> None:
-    """OpenSMTPD looks for a .forward in the home of the user whom a delivery runs as; all mailboxes have one user."""
+    """OpenSMTPD reads a .forward in the home of the user who delivers, the same for all mailboxes."""
     with home_of_mailboxes(server):
         server.run("sh", "-c", f"{made} /var/vmail/.forward", user="vmail")
         message = server.receive(server.bob.address)
@@ -60,7 +60,7 @@ def test_mailboxes_user_forwards_nothing(server: Server, made: str) -> None:
 
 @contextmanager
 def links_everywhere(server: Server) -> Iterator[None]:
-    """Users of the host who have been taken over put links to what is root's wherever root's programs look."""
+    """Compromised users put links to root's files wherever root's programs look."""
     server.sh(f"mkdir -m 755 {ROOTS}; echo precious > {ROOTS}/file")
     put = f"cd /var/lib/selfhosted-mail/full; ln -s {ROOTS}/file a@x; ln -s {ROOTS} b@x; mkfifo c@x; mkdir d@x"
     server.run("sh", "-c", put, user="vmail")

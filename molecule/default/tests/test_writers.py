@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who writes as whom: whatever way a message takes, it leaves as its writer's own or its writer is told at once."""
+"""Authors: on every route a message has an address of its author in From, or is refused at once."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_users_of_the_host_are_no_accounts(server: Server, mallory: None, user: 
 
 @both
 def test_who_is_the_systems_user(server: Server, mallory: None) -> None:
-    """Below 1000, and neither nobody nor one whom systemd makes up: root's name at the host is theirs."""
+    """Uids below 1000, without nobody and systemd's dynamic users, may send as root at the host."""
     root = f"root@{server.hostname}"
     message = f"From: {root}\nTo: {FRIEND}\nSubject: x\n\n{{}}\n"
     marker = f"by the system {uuid.uuid4()}"
@@ -217,7 +217,7 @@ def test_without_sendmail_the_same_holds(server: Server, mallory: None) -> None:
 
 @both
 def test_the_signing_proxy_judges_again(server: Server) -> None:
-    """Here nothing has passed OpenSMTPD's filters."""
+    """Mail on this port has not passed OpenSMTPD's filters."""
     alice, bob = server.alice.address, server.bob.address
     for sender, written in [
         (alice, bob),
@@ -298,7 +298,7 @@ def find(box: imaplib.IMAP4, marker: str) -> bytes:
 
 @both
 def test_what_is_signed_shows_one_author_to_all(server: Server) -> None:
-    """Fields that a machine made up: two parsers that are not ours show none but the login's own addresses."""
+    """Random fields: two independent parsers show only the login's own addresses."""
     chance = random.Random(f"{server.domain} 1")
     alice, own = server.alice, {server.alice.address, f"a.liddell@{server.domain}", f"alice@{server.additional_domain}"}
     names = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What somebody relies on who runs the role dkimproxy alone: signed and aligned, or refused."""
+"""The role dkimproxy alone: mail is signed and aligned, or refused."""
 
 import re
 import uuid

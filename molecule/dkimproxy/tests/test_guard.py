@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The ports between the mail server and the signing proxy are closed to whoever else is on the host."""
+"""Other users of the host cannot use the ports between the mail server and the signing proxy."""
 
 import os
 import uuid
@@ -90,7 +90,7 @@ print(tries > 100, opened)
 
 @pytest.fixture(autouse=True)
 def next_hop(host):
-    """Somebody listens where signed mail goes."""
+    """A listener on the port for signed mail."""
     if "127.0.0.1:10028 " not in host.check_output("ss -Hltn"):
         host.run_test("systemd-run --unit=guard-next-hop --quiet python3 -c %s", LISTEN)
         containers.wait_for(lambda: "127.0.0.1:10028 " in host.check_output("ss -Hltn"))
@@ -100,7 +100,7 @@ def next_hop(host):
 
 @pytest.fixture
 def users(host):
-    """An ordinary user, and the mail server's, who is not there in this scenario."""
+    """An ordinary user, and OpenSMTPD's user, which this scenario lacks."""
     for name in ("mallory", "opensmtpd"):
         if not host.user(name).exists:
             host.run_test(f"useradd --user-group {name}")
@@ -295,7 +295,7 @@ def test_wrong_rules_do_not_replace_the_right_ones(host, users):
 
 
 def test_without_nftables_it_says_what_is_unprotected(host):
-    """A host whose kernel or container gives no nftables looks like one without the right to it."""
+    """Simulates a kernel or container without nftables by removing the permission to use it."""
     check = host.run("setpriv --bounding-set -net_admin /usr/local/lib/selfhosted-mail/nftables-rules --check")
     assert check.rc == os.EX_UNAVAILABLE
     assert "mail_firewall: false" in check.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""DKIMproxy 1.4.1 in the embedded signer's place: what holds with it too, and what README says that it cannot do."""
+"""DKIMproxy 1.4.1 instead of the embedded signer: what it guarantees, and its limits as in the README."""
 
 import re
 
@@ -72,7 +72,7 @@ def test_a_from_with_a_tag_is_deferred(container, next_hop):
     ],
 )
 def test_it_can_be_told_to_sign_for_others(container, next_hop, author):
-    """Where this fails, README is to be changed."""
+    """If this fails, change the README."""
     marker, message = compose(author)
     assert send(container, "alice@our.test", message) == "taken"
     assert verified(container, kept(container, marker)) == ("our.test", "mail")

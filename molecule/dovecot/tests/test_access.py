@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ports, TLS, logins, and what lies on the disk."""
+"""Ports, TLS, logins, and files on disk."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_lmtp_socket_is_for_vmail_alone(host: Host, container: str) -> None:
     ],
 )
 def test_owners_and_modes(host: Host, path: str, user: str, mode: int) -> None:
-    """Of what a link leads to, where it is one."""
+    """Of the target, if it is a link."""
     found = host.file(host.file(path).linked_to)
     assert (found.user, found.mode) == (user, mode)
 

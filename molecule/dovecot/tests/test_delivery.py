@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What comes in over LMTP is what IMAP shows, where it belongs."""
+"""IMAP shows messages delivered by LMTP, unchanged and in the right folder."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mailboxes are not open to floods and to guessing at full speed."""
+"""Limits of connections and of password guessing."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What people do with a mailbox: folders, searching, moving; on disk, under load and after a power cut."""
+"""Folders, searches and moves of messages; storage, load, and power failures."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ WAYS = [
 
 
 def test_others_mailboxes_are_out_of_reach(host: Host, address: str, deliver: Callable[..., str]) -> None:
-    """All of them belong to one user of the host, so that Dovecot alone keeps them apart."""
+    """All mailboxes belong to one system user, so only Dovecot separates them."""
     deliver(ALICE[0])
     others = "find /var/vmail /var/lib /tmp -path '*alice*' -path '*/[nc][eu][wr]/*' -printf '%p %s %T@\\n' | sort"
     before = host.check_output(others)
@@ -120,7 +120,7 @@ def test_words_are_found_by_the_index(host: Host, container: str, address: str) 
 
 
 def test_a_message_of_different_words_holds_up_no_search(container: str, address: str) -> None:
-    """Anybody can send it."""
+    """Any sender can cause this."""
     words = "\n".join(secrets.token_hex(10) for _ in range(2000))
     message = smtp.compose("sender@world.test", [CAROL[0]], words)
     assert lmtp(container, smtp.wire(message), CAROL[0])[CAROL[0]][0] == 250

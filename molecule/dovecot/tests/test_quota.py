@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Quotas: who has which, the warnings, and the table from which OpenSMTPD refuses recipients."""
+"""Quotas, warnings, and the table of full mailboxes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def used(container: str, account: str) -> tuple[int, int]:
 
 
 def table(container: str) -> list[str]:
-    """Without the line that is there always."""
+    """Without the constant line."""
     addresses = run(container, "sh", "-c", f"cat {TABLE} 2>/dev/null || true").split()
     return [address for address in addresses if address != "nobody@full.invalid"]
 
@@ -92,7 +92,7 @@ def test_warning_mail(container: str, daves_box: str, first: int, second: int, p
 
 
 def test_a_warning_waits_for_a_busy_neighbour(container: str, daves_box: str) -> None:
-    """Who should take it in is not there just then; it comes when it is."""
+    """The receiving service is down, and the warning arrives when it is back."""
     run(container, "mv", "/run/dovecot/lmtp", "/run/dovecot/lmtp.away")
     try:
         with imap.session(daves_box, *DAVE) as box:
@@ -106,7 +106,7 @@ def test_a_warning_waits_for_a_busy_neighbour(container: str, daves_box: str) ->
 
 
 def test_full_mailbox_is_in_the_table_until_there_is_space(container: str, daves_box: str) -> None:
-    """With all addresses that lead to it alone; what was under way already is taken."""
+    """With all addresses of this mailbox alone; accepted mail is still delivered."""
     fill(container, 900_000)
     assert table(container) == []
     fill(container, 300_000)

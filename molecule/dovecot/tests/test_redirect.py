@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What scripts send: redirected messages reach OpenSMTPD's port for them, and what is refused is not lost."""
+"""Mail of Sieve scripts: redirected messages reach port 10026, and refused ones are not lost."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_what_comes_back_stays(
     redirected: Redirected,
     own_script: Callable[..., None],
 ) -> None:
-    """Two accounts that redirect to each other make no loop."""
+    """Two accounts that redirect to each other cause no loop."""
     own_script(ALICE, 'redirect "friend@far.test";\n')
     identity = take(container, compose(X_Sieve_Redirected_From=ALICE[0]))
     assert redirected(identity) == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""OpenSMTPD's ports on loopback: what is older than the rules or from outside, and who keeps it from them."""
+"""OpenSMTPD's loopback ports: older connections, connections from outside, and occupied ports."""
 
 import pytest
 

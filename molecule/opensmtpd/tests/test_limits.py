@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Submission is not open to floods and to guessing at full speed, and an account not to whoever has its password."""
+"""Limits of submission: floods, password guessing, and recipients per hour of an account."""
 
 import contextlib
 import json

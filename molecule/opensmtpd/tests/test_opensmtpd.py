@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What somebody relies on who runs the role opensmtpd alone: who may send what, and that nothing is lost."""
+"""The role opensmtpd alone: who may send what, and that no mail is lost."""
 
 import re
 import smtplib
@@ -242,7 +242,7 @@ for protocol in socket.IPPROTO_TCP, 262:
 
 @pytest.fixture
 def own_addresses(host, address):
-    """All that the host reaches itself by, two of which came after the run."""
+    """All addresses of the host, two of which were added after the run."""
     new = {"198.51.100.225": "198.51.100.225/32 dev eth0", "2001:db8:25::1": "2001:db8:25::1/128 dev eth0 nodad"}
     link_local = host.check_output("ip -6 -o address show dev eth0 scope link").split()[3].split("/")[0]
     for words in new.values():
@@ -253,7 +253,7 @@ def own_addresses(host, address):
 
 
 def test_nobody_but_root_reaches_port_25_from_the_host(host, own_addresses):
-    """What leads outside from there would leave unsigned."""
+    """Mail that is forwarded from port 25 would leave unsigned."""
     for _start in "first", "second":
         for target in own_addresses:
             first, second = host.check_output("runuser -u nobody -- python3 -c %s %s", CONNECT, target).split()
@@ -266,7 +266,7 @@ def test_nobody_but_root_reaches_port_25_from_the_host(host, own_addresses):
 @pytest.mark.parametrize("target", ["127.0.0.1", "::1", "own"])
 @pytest.mark.parametrize("sender", ["alice@our.test", ""])
 def test_a_local_program_cannot_get_mail_out_through_port_25(address, container, target, sender):
-    """Not even root's, and where there is no firewall nobody's."""
+    """Not even root's mail, nor any user's without the firewall."""
     target = address if target == "own" else target
     program = (
         f"import smtplib; s = smtplib.SMTP('{target}', 25); s.ehlo(); a = s.mail('{sender}');"
@@ -328,7 +328,7 @@ def test_a_removed_account_is_refused_without_a_restart(host, address, credentia
 
 
 def test_ten_thousand_accounts(host, address, credentials):
-    """They are taken in while it runs and at its start, and the last one may log in."""
+    """Both a running and a starting OpenSMTPD accept them, and the last one may log in."""
     more = 'awk \'/^bob@/ { for (n = 0; n < 10000; n++) print "user" n "@our.test", $2 }\' /root/credentials'
     host.run_test(f"{more} >>{CREDENTIALS}")
     last = ("user9999@our.test", "bobs-password")
@@ -370,7 +370,7 @@ def test_messages_of_a_session(address, port):
 
 
 def test_what_the_signing_proxy_brings_is_not_counted(container):
-    """It has as many messages in a session as OpenSMTPD has for it."""
+    """It sends as many messages in a session as OpenSMTPD has for it."""
     program = (
         "import smtplib\n"
         "session, alice = smtplib.SMTP('127.0.0.1', 10028), 'alice@our.test'\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Port 25 refuses early what it does not want: our own names, too much, too many."""
+"""Early refusals on port 25: our own names in HELO, sizes and counts above the limits."""
 
 from __future__ import annotations
 

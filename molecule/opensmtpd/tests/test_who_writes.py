@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who writes as whom: logins and users of the host are told at once, and nothing goes out under another's name."""
+"""Authors: mail of logins and local users under another user's address is refused at once."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_what_sieve_redirects_leaves_as_it_is_and_unsigned(container, sender):
 
 
 def test_what_sieve_redirects_to_another_account_is_delivered(container):
-    """There is no Dovecot here, so it waits."""
+    """Without Dovecot the message stays in the queue."""
     marker = redirected(container, "alice@our.test", "bob@our.test")
 
     def waits():
@@ -391,7 +391,7 @@ def stop(host):
 
 
 def test_nobody_waits_in_its_place(host, container):
-    """While OpenSMTPD is down: sendmail speaks to nobody else, others' mail is deferred, and root's waits."""
+    """While OpenSMTPD is down, sendmail connects to no other process; only root's mail is queued."""
     to = somebody()
     stop(host)
     try:

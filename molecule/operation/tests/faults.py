@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What can go wrong with a server: each process stopped, killed or at its end, and disks that are full."""
+"""Faults of a server: each process stopped, killed or ended, and full disks."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def unknown_processes(server: Server) -> list[str]:
 
 
 class Fault:
-    """What goes wrong with a server. The `with` block prepares it, and undoes all of it in the end.
+    """A fault of a server. The `with` block prepares it, and undoes it at the end.
 
     `hides`: nothing ends, so that nobody is told; whether anybody sees it, is seen later. `patience`: seconds that a
     message may take longer for it.
@@ -162,11 +162,11 @@ class Fault:
         pass
 
     def begin(self) -> None:
-        """From now on it is there."""
+        """Inject the fault."""
         raise NotImplementedError
 
     def relieve(self) -> None:
-        """What an administrator has to do about it, if anything."""
+        """Do what an administrator must do about it, if anything."""
 
 
 class Signalled(Fault):
@@ -221,7 +221,7 @@ systemctl start $2
 
 
 class Full(Fault):
-    """No octet fits on the disk any more where a unit has its files."""
+    """The disk with a unit's files is full."""
 
     def __init__(self, server: Server, unit: str, folder: str) -> None:
         super().__init__(server)
@@ -250,7 +250,7 @@ class Full(Fault):
         self.server.sh(self.filling)
 
     def relieve(self) -> None:
-        """Room is made, once the unit has met with it."""
+        """Free space once the unit has noticed the full disk."""
         log = f"journalctl --unit={self.unit} --since=@{self.since}"
         met = f"{log} | grep -E 'No space left|not enough disk space|Short write' || true"
         try:
@@ -260,7 +260,7 @@ class Full(Fault):
 
 
 class FullForAWhile(Full):
-    """Nothing can be taken while it lasts, so that it begins with the end of it."""
+    """No mail can be accepted meanwhile, so the time counts from its end."""
 
     def begin(self) -> None:
         super().begin()

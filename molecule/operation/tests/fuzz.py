@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Real dialogues with mistakes in them, made by the thousand from a seed."""
+"""Generates thousands of real dialogues with errors from a seed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ AAECAwQ=
 
 @dataclass(frozen=True)
 class Dialogue:
-    """What a client says to a port, in the portions that get an answer. ``starttls``: in the clear before it."""
+    """A client's dialogue with a port, in the parts that get an answer. ``starttls``: the parts before TLS."""
 
     port: int
     said: tuple[bytes, ...]
@@ -68,7 +68,7 @@ def _message(sender: str, recipient: str) -> bytes:
 
 
 def dialogues(server: Server) -> list[Dialogue]:
-    """Right ones; ``quinn`` is who has logged in."""
+    """Valid dialogues; ``quinn`` is the login."""
     quinn, alice = server.quinn, server.alice.address
     user, password = quinn.address.encode(), quinn.password.encode()
     world = (
@@ -116,7 +116,7 @@ def dialogues(server: Server) -> list[Dialogue]:
 
 
 def _wrong(chance: random.Random, text: bytes) -> bytes:
-    """With one mistake in it."""
+    """The text with one error."""
     at, end = sorted(chance.choices(range(len(text) + 1), k=2))
     match chance.randrange(6):
         case 0:
@@ -134,7 +134,7 @@ def _wrong(chance: random.Random, text: bytes) -> bytes:
 
 
 def mutated(chance: random.Random, said: Sequence[bytes]) -> list[bytes]:
-    """With one to four mistakes, in the words or in their order."""
+    """The dialogue with one to four errors, in its parts or their order."""
     left = list(said)
     for _mistake in range(chance.randint(1, 4)):
         at = chance.randrange(len(left))
@@ -161,7 +161,7 @@ def _answer(connection: socket.socket) -> bytes | None:
 
 
 def play(server: Server, dialogue: Dialogue, said: Sequence[bytes]) -> None:
-    """Say it, until the server has enough of it. Raises OSError where there is nobody."""
+    """Send it until the server closes the connection. Raises OSError if there is no server."""
     connection = socket.create_connection((server.ip, dialogue.port), timeout=HANGS)
     try:
         if dialogue.starttls:
@@ -184,7 +184,7 @@ def play(server: Server, dialogue: Dialogue, said: Sequence[bytes]) -> None:
 
 
 def call_sendmail(server: Server, chance: random.Random) -> None:
-    """As a user of the host. AssertionError when it does not end."""
+    """Run it as a user of the host. AssertionError if it does not end."""
     me, to = f"nobody@{server.hostname}", server.alice.address
     right = [b"-i", b"-f", me.encode(), b"-F", b"No Body", b"--", to.encode()]
     arguments = [word.replace(b"\0", b"")[:9000] for word in mutated(chance, right)]
@@ -197,7 +197,7 @@ def call_sendmail(server: Server, chance: random.Random) -> None:
 
 
 def inputs(server: Server, seed: str, count: int) -> list[Callable[[], None]]:
-    """So many, each to be called once."""
+    """This many functions, each to be called once."""
     chance = random.Random(seed)
     right = dialogues(server)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who guesses passwords is shut out for a while, and nobody else."""
+"""Bans of addresses after failed logins."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _addresses() -> Iterator[None]:
 
 
 def tried(server: Server, steps: Sequence[tuple[str, int, str]]) -> list[bool]:
-    """Each step: who, which port, whether he guesses or only connects. Whether those who connected got an answer."""
+    """Run steps (client, port, whether it guesses or connects); whether connecting clients got an answer."""
     host = HOST["ipv6" if ":" in steps[0][0] else "ipv4"]
     answers: list[bool] = json.loads(
         as_client(server.container, _CLIENT, host, server.alice.address, json.dumps(steps))
@@ -125,7 +125,7 @@ def guess(server: Server, sources: Sequence[str], ports: Sequence[int] = (465, 9
 
 
 def open_to(server: Server, source: str, *ports: int) -> list[int]:
-    """Those of the ports, the mail server's five unless told otherwise, where a client gets an answer."""
+    """The ports on which a client gets an answer, by default of the mail server's five."""
     ports = ports or (25, *CLOSED)
     answers = tried(server, [(source, port, "connect") for port in ports])
     return [port for port, answer in zip(ports, answers, strict=True) if answer]
@@ -137,7 +137,7 @@ def counted(server: Server) -> int:
 
 
 def shown(source: str) -> str:
-    """How fail2ban names who is banned: a /64 network by its groups."""
+    """The name of a banned client in fail2ban: a /64 network by its groups."""
     return source if "." in source else ":".join(source.split(":")[:4])
 
 
@@ -154,7 +154,7 @@ def wait_banned(server: Server, source: str) -> None:
 
 @both
 def test_an_address_is_shut_out(server: Server) -> None:
-    """What fails at OpenSMTPD and at Dovecot counts together."""
+    """Failures at OpenSMTPD and at Dovecot count together."""
     guess(server, [GUESSER], [465, 587, 465, 993, 465, 4190], FAILURES - 1)
     assert GUESSER not in banned(server)
     guess(server, [GUESSER], [587], 1)
@@ -181,7 +181,7 @@ def test_a_network_of_ipv6_is_counted_and_shut_out(server: Server) -> None:
 
 @both
 def test_who_is_trusted_never_is(server: Server) -> None:
-    """Not even as one of a network with others."""
+    """Not even if its network is banned."""
     guess(server, [TRUSTED], times=FAILURES + 2)
     guess(server, [TRUSTED_SIX], times=FAILURES + 2)
     # Behind all of these in the journal.
@@ -211,7 +211,7 @@ def test_mail_status_never_is(server: Server) -> None:
 @pytest.mark.disruptive
 @both
 def test_a_ban_stays_and_can_be_lifted(server: Server) -> None:
-    """Whatever happens to the rules, and to what is connected."""
+    """Bans survive changes of the rules, and end open connections."""
     for address in LASTING, LASTING_SIX:
         guess(server, [address])
         wait_banned(server, address)

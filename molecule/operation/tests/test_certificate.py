@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The certificate: ordered from an ACME server, renewed, taken from files; and what is served on every port.
+"""Certificates: ACME orders, renewals, the administrator's files; and the served certificate of each port.
 
 Each test begins where the one before it has ended, and the last one has all as it was.
 """
@@ -61,7 +61,7 @@ class Certificate:
 
 
 def served(server: Server) -> set[Certificate]:
-    """What all ports serve, seen from outside; nothing while one of them is away."""
+    """The certificates of all ports, seen from outside; empty while one of them does not answer."""
     host = outside.Server(server.hostname, server.ip, "acme", patience=30)
     try:
         with ThreadPoolExecutor() as pool:
@@ -116,7 +116,7 @@ def problems(server: Server) -> str:
 
 
 def new_acme(**options: int) -> None:
-    """An ACME server that knows nobody, so that the accounts of the last one are of no use."""
+    """An ACME server without accounts, so that earlier accounts are useless."""
     on_both(lambda server: server.sh(f"systemctl stop {LEGO}; rm -rf {LEGO_STATE}"))
     ACME.start(**options)
 
@@ -138,7 +138,7 @@ def world() -> Iterator[None]:
 
 @contextmanager
 def published(server: Server, records: str) -> Iterator[None]:
-    """These alone, below the server's domain."""
+    """Publish only these records below the server's domain."""
     file = Path(f"{os.environ['MOLECULE_EPHEMERAL_DIRECTORY']}/dns/{server.domain}.zone")
     dns.publish(server.domain, records)
     try:
@@ -250,13 +250,13 @@ def test_what_is_in_the_way_is_said_before_the_server_is_asked() -> None:
 
 
 def forget_the_server(server: Server) -> None:
-    """As if what is held came from elsewhere; nothing orders another one before the next run."""
+    """Makes the certificate look foreign; nothing orders another one before the next run."""
     server.sh(f"systemctl stop {CERTIFICATE}.timer {CERTIFICATE}.service {LEGO}; rm -f {ORDERED_FROM}")
 
 
 @contextmanager
 def port_80_is_in_the_way() -> Iterator[None]:
-    """Of the first server a firewall refuses it, of the second another program has it. Both need a new certificate."""
+    """Port 80 is refused by the first firewall, and used by a program on the second. Both need a certificate."""
     first, second = (server.container for server in SERVERS)
     on_both(forget_the_server)
     nft = ["python3", "-c", "import nftables, sys; sys.exit(nftables.Nftables().cmd(sys.argv[1])[0])"]
@@ -307,14 +307,14 @@ def own_pair(server: Server, folder: str = "/etc/ssl/new") -> Certificate:
 
 
 def settled(server: Server) -> None:
-    """The program has ended, so that systemd looks at the files again: it does not meanwhile."""
+    """Wait until the program has ended: systemd does not watch the files while it runs."""
     # It has failed where a test has stopped it.
     states = ("inactive", "failed")
     wait_for(lambda: server.sh(f"systemctl is-active {SERVICE} || true") in states, what="the program has ended")
 
 
 def test_files_that_change_are_served() -> None:
-    """Nobody needs a hook: one after the other is renamed, is written over, or gets another link."""
+    """No hook is needed if the files are renamed, overwritten or linked one after the other."""
     for server in SERVERS:
         own_pair(server)
         server.sh(f"mv /etc/ssl/new/own.pem {OWN}; mv /etc/ssl/new/own.key {OWN_KEY}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The playbook check says what is wrong and what to do, and each fix that it names mends it."""
+"""The playbook check reports problems, and each named fix repairs its problem."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Checked:
         return {one["subject"]: one for one in found}
 
     def not_ok(self) -> list[Finding]:
-        """Without what Debian 12 always has."""
+        """Without the warning that Debian 12 always has."""
         return [one for one in self.found if one["status"] != "ok" and one["check"] != "release"]
 
 
@@ -61,12 +61,12 @@ def status_login(server: Server) -> Login:
 
 
 def tokens(server: Server) -> list[str]:
-    """Addresses that take a proof now."""
+    """Addresses that accept a proof now."""
     return [line for line in server.run("cat", TOKENS).splitlines() if not line.startswith("#")]
 
 
 def forget(server: Server) -> None:
-    """The hour is over."""
+    """Ends the hour."""
     timers = re.findall(r"run-\S+(?=\.timer)", server.run("systemctl", "list-units", "--type=timer", "run-*.timer"))
     for name in set(timers):
         server.run("systemctl", "start", f"{name}.service")
@@ -82,7 +82,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def traces(server: Server) -> list[str]:
-    """What a proof could leave."""
+    """Everything that a proof could leave behind."""
     status = server.run("doveadm", "mailbox", "status", "-A", "messages", "*")
     return [server.queue(), status, server.run("find", FOLDER, "-type", "f")]
 
@@ -115,7 +115,7 @@ def test_all_is_well(folder: Path) -> None:
 
 
 def test_in_check_mode(folder: Path) -> None:
-    """The same, but for what would be sent."""
+    """The same findings, without those that need a message."""
     checked = Checked(folder, "--check", mail_check_patience=1)
     assert checked.code == 0
     assert {one["check"] for one in checked.not_ok()} == {"login", "proof"}
@@ -125,12 +125,12 @@ def test_in_check_mode(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def proved(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A run was there less than an hour ago. The last of the tests that need it ends the hour."""
+    """A run less than an hour ago. The last of the tests that need it ends the hour."""
     Checked(tmp_path_factory.mktemp("proved"))
 
 
 def refusal(server: Server, recipient: str) -> int:
-    """What a stranger's server is told at RCPT."""
+    """The reply to an external server's RCPT."""
     with smtplib.SMTP(server.ip, 25, local_hostname="peer.world.test", timeout=60) as session:
         session.ehlo()
         session.mail(STRANGER)
@@ -168,7 +168,7 @@ def test_the_login_that_hands_proofs_in_hands_in_nothing_else(server: Server) ->
 @pytest.mark.usefixtures("proved")
 @both
 def test_a_token_is_worth_little(server: Server) -> None:
-    """Nobody on the host can read one; an account cannot use it; a stranger who knows it fills one small file."""
+    """No user can read a token; no account can use it; anybody who knows it can only fill one small file."""
     assert server.sh(f"stat -c '%U %G %a' {TOKENS} {FOLDER}") == "root opensmtpd 640\nvmail vmail 700"
     address = tokens(server)[0]
     with pytest.raises(smtplib.SMTPRecipientsRefused):
@@ -183,7 +183,7 @@ def test_a_token_is_worth_little(server: Server) -> None:
 @pytest.mark.usefixtures("proved")
 @both
 def test_only_a_token_of_the_last_hour_is_taken(server: Server) -> None:
-    """At RCPT, where the domain has a catch-all too."""
+    """Refused at RCPT, even if the domain has a catch-all."""
     known = tokens(server)
     assert {address.rpartition("@")[2] for address in known} == {server.domain, server.additional_domain}
     for address in known:
@@ -199,7 +199,7 @@ def test_only_a_token_of_the_last_hour_is_taken(server: Server) -> None:
 
 
 def paste(fix: str, tags: str) -> dict[str, Any]:
-    """The run that the fix is for, on both servers; its variables."""
+    """Run the playbook with the fix on both servers; returns its variables."""
     variables: dict[str, Any] = yaml.safe_load(fix)
     playbook.run_site("--tags", tags, variables=variables)
     return variables
@@ -211,7 +211,7 @@ def errors(checked: Checked) -> list[Finding]:
 
 @pytest.mark.disruptive
 def test_fields_that_the_provider_rewrites(folder: Path) -> None:
-    """Amazon SES: Date and Message-ID are new, and it signs too."""
+    """Amazon SES: replaces Date and Message-ID, and adds a signature."""
     dns.publish(*own_zone())
     with provider.behaving(RELAY, provider.NEW_DATE, provider.NEW_MESSAGE_ID, provider.SIGNS):
         checked = Checked(folder)
@@ -240,7 +240,7 @@ def own_zone() -> tuple[str, str]:
 @pytest.mark.long
 @pytest.mark.disruptive
 def test_a_second_signature_is_refused(folder: Path) -> None:
-    """Amazon SES, with its words."""
+    """Amazon SES, with its real reply."""
     fix = "dkimproxy_ed25519: false"  # as it was
     try:
         playbook.run_site("--tags", "dkimproxy,dns", variables={"dkimproxy_ed25519": True})
@@ -268,7 +268,7 @@ def publish(server: Server) -> None:
 
 
 def test_the_null_sender_is_refused(folder: Path) -> None:
-    """SMTP2GO, with its words, after DATA. Mail goes on, so it is a warning; what mends it is the provider's switch."""
+    """SMTP2GO, with its real reply, after DATA. Other mail is sent, so it is a warning; the provider has a setting."""
     with provider.behaving(RELAY, provider.NO_NULL_SENDER):
         checked = Checked(folder)
         assert checked.code == 0
@@ -284,7 +284,7 @@ def test_the_null_sender_is_refused(folder: Path) -> None:
 
 @pytest.mark.long
 def test_another_author(folder: Path) -> None:
-    """Brevo, as long as the domain is not authenticated there. All is well once that and the one before are mended."""
+    """Brevo, until the domain is authenticated there. After this fix and the previous one all is well."""
     with provider.behaving(RELAY, provider.NEW_FROM):
         checked = Checked(folder)
         assert checked.code == WRONG
@@ -295,7 +295,7 @@ def test_another_author(folder: Path) -> None:
 
 
 def test_no_signature_of_ours(folder: Path) -> None:
-    """Postmark writes messages anew. What it sends is right for the world all the same, as SPF is aligned."""
+    """Postmark assembles messages anew. Receivers accept them, as SPF is aligned."""
     with provider.behaving(RELAY, provider.NO_SIGNATURE, provider.NEW_MESSAGE_ID):
         checked = Checked(folder)
         assert checked.code == 0
@@ -306,7 +306,7 @@ def test_no_signature_of_ours(folder: Path) -> None:
 
 @pytest.mark.long
 def test_late(folder: Path) -> None:
-    """What is not back in time is unknown, and the fix waits longer."""
+    """A proof that is late is unknown, and the fix is to wait longer."""
     with provider.behaving(RELAY, provider.HOLDS):
         checked = Checked(folder, mail_check_patience=20)
         assert checked.code == 0
@@ -326,7 +326,7 @@ def test_late(folder: Path) -> None:
 
 
 def test_the_mx_is_elsewhere_yet(folder: Path) -> None:
-    """Nothing is sent to who knows whom."""
+    """No message is sent to an unknown server."""
     server = SERVERS[0]
     zone = zone_file(server.domain).read_text()
     try:
@@ -367,7 +367,7 @@ def test_a_port_that_is_closed(folder: Path) -> None:
 
 @pytest.mark.disruptive
 def test_a_server_that_cannot_be_asked(folder: Path) -> None:
-    """It is seen from outside all the same, and the others are asked."""
+    """It is still checked from outside, and the other hosts are checked."""
     server = SERVERS[-1]
     lost = {"ansible_connection": "ssh", "ansible_host": "198.51.100.99", "ansible_timeout": 3}
     inventory = folder / "lost"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whatever dies, hangs or is full: soon both ports take mail, and all they took arrives, signed where it leaves."""
+"""After each fault both ports soon accept mail, and all accepted mail arrives, users' mail signed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Arrived:
 
 @dataclass
 class Course:
-    """A fault, with mail before it, while it is there, and until all of that has arrived."""
+    """A fault, with mail before, during and after it, until all mail has arrived."""
 
     server: Server
     name: str
@@ -92,25 +92,25 @@ class Course:
             self.alarms = int(self.server.sh(f"{log} | grep -c '^{ALARM}' || true"))
 
     def expect(self, check: Callable[..., bool], *arguments: float, patience: float) -> None:
-        """Wait for it; what has not come about is judged later, with all the rest."""
+        """Wait for a condition; a timeout is reported later, with all other problems."""
         with contextlib.suppress(AssertionError):
             wait_for(lambda: check(*arguments), patience)
 
     def well(self) -> bool:
-        """Whether both ports take what they are brought."""
+        """Whether both ports accept mail."""
         return all(sender.well() for sender in self.senders.values())
 
     def over(self, begun: float) -> bool:
-        """Whether it has been looked at for long enough."""
+        """Whether the fault was observed long enough."""
         least = SOON if self.by_the_clock and self.fault.hides else 10
         return time.time() >= begun + least and self.well()
 
     def all_taken(self) -> bool:
-        """Whether all was answered 250."""
+        """Whether all messages were answered 250."""
         return not any(sender.waiting for sender in self.senders.values())
 
     def arrivals(self) -> dict[str, list[Arrived]]:
-        """What has arrived so far, by Message-ID. Raises what IMAP raises."""
+        """Mail that has arrived so far, by Message-ID. Raises IMAP's errors."""
         found: dict[str, list[Arrived]] = {}
         bob = self.server.bob
         copies = [Arrived(kept.time, kept.raw, kept) for kept in provider.find(RELAY, self.mark)]
@@ -129,7 +129,7 @@ class Course:
         return all(mail.name in there for mail in mails if mail.taken)
 
     def judge_port(self, port: int, sender: traffic.Sender, begun: float, seen_until: float) -> None:
-        """It took mail soon, and in the end all."""
+        """Check that mail was accepted soon, and in the end all of it."""
         again = sender.takes_again(begun, seen_until)
         self.again.append(again)
         if again is None or (self.by_the_clock and again > SOON):
@@ -142,7 +142,7 @@ class Course:
             self.problems.append(f"refused on port {port}: {refused}")
 
     def judge_messages(self, begun: float) -> None:
-        """Each is there, as often as it may be, and signed where it is a user's."""
+        """Check that each message arrived, as often as permitted, and signed if a user sent it."""
         self.taken = sum(bool(mail.taken) for sender in self.senders.values() for mail in sender.mails)
         try:
             there = self.arrivals()
@@ -191,7 +191,7 @@ class Course:
 
 
 def check_fault(server: Server, kind: Kind, by_the_clock: bool) -> None:
-    """It comes, and in the end all is well. With `by_the_clock` it has to be soon, and goes into the table."""
+    """Run a fault. With `by_the_clock` the time limit counts, and a row goes into the table."""
     # It gives up on what it restarts again and again, and here each fault is the first.
     server.sh(f"systemctl stop selfhosted-mail-watch.service; rm -f {STATE}")
     before = server.sh(f"systemctl is-active {' '.join(UNITS)} || true")
@@ -213,13 +213,13 @@ def check_fault(server: Server, kind: Kind, by_the_clock: bool) -> None:
 
 
 def repair(server: Server) -> None:
-    """All daemons begin anew, whatever became of them, so that the next fault does not meet with this one."""
+    """Restart all daemons, so that faults do not affect each other."""
     units = " ".join(UNITS)
     server.sh(f"for unit in {units}; do systemctl kill --signal=KILL $unit || true; done; systemctl start {units}")
 
 
 def clean(server: Server, mark: str) -> None:
-    """The messages are gone again."""
+    """Remove the messages."""
     server.sh(f"doveadm expunge -u {server.bob.address} mailbox '*' subject {mark}")
 
 
@@ -260,7 +260,7 @@ print(session.getreply()[0])
 
 @both
 def test_what_is_under_way_when_the_disk_fills_is_not_taken(server: Server) -> None:
-    """OpenSMTPD by itself says 250, and its message is empty."""
+    """Without the filter, OpenSMTPD answers 250 and stores an empty message."""
     alice, bob = server.alice, server.bob.address
     with Full(server, OPENSMTPD, QUEUE) as full:
         wait_for(lambda: server.sh("ss -Hltn 'sport = :465'"), what="OpenSMTPD is back")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rspamd or its filter is down or hangs: senders of the world wait, users do not, nothing is lost."""
+"""Rspamd or its filter is down or hangs: external senders retry, users are not affected, no mail is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.disruptive
 
 
 def attempt(server: Server, patience: float = 5) -> int:
-    """A stranger's message is brought once: the reply's code, 0 where none comes in time or the connection ends."""
+    """Send an external message once: the reply's code, 0 if there is none in time or the connection ends."""
     message = smtp.compose(STRANGER, [server.alice.address])
     try:
         with smtplib.SMTP(server.ip, 25, timeout=patience, local_hostname=smtp.PEER) as session:
@@ -39,7 +39,7 @@ def users_go_on(server: Server) -> None:
 
 
 def back(server: Server) -> None:
-    """A sender that tries again and again gets through; what it was told was never that the message is refused.
+    """A sender that retries gets through, and is never refused permanently.
 
     How soon is seen in test_faults.
     """
@@ -68,7 +68,7 @@ def test_rspamd_down(server: Server) -> None:
 
 @both
 def test_rspamd_slow(server: Server) -> None:
-    """It takes its time, and the sender gets its answer."""
+    """A slow answer reaches the sender."""
     stop_rspamd(server)
     with ThreadPoolExecutor() as pool:
         code = pool.submit(attempt, server, patience=120)
@@ -79,7 +79,7 @@ def test_rspamd_slow(server: Server) -> None:
 
 
 def unread_by_rspamd(server: Server) -> bool:
-    """Whether something has been sent to it that it has not read."""
+    """Whether it has unread input."""
     sockets = server.run("ss", "-Htn", "state", "established", "( sport = :11333 )").splitlines()
     return any(int(line.split()[0]) for line in sockets)
 
@@ -134,7 +134,7 @@ def test_other_users_do_not_have_it_restarted(server: Server) -> None:
 
 @both
 def test_filter_dies_again_and_again(server: Server) -> None:
-    """OpenSMTPD ends with its filter, and is back each time; what was in its queue is still there."""
+    """OpenSMTPD ends with its filter, and is restarted each time with its queue."""
     server.run("systemctl", "stop", "dkimproxy")
     waiting = [server.submit([server.bob.address]) for _number in range(3)]
     for _number in range(4):

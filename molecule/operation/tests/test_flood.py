@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who sends without an end takes neither the server's memory nor the place of other mail."""
+"""Endless input neither exhausts the server's memory nor blocks other mail."""
 
 from __future__ import annotations
 

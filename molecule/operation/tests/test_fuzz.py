@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Thousands of dialogues with mistakes in them: nobody stops a daemon, and the next message is answered."""
+"""Thousands of dialogues with errors stop no daemon, and the next message is answered."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TABLE = report.Table("fuzz", "Fuzzing", ["release", "seed", "inputs", "minutes",
 
 
 def check_answers(server: Server) -> None:
-    """A stranger, a user's mail program and his editor of scripts are served."""
+    """Check mail from outside, a user's mail program and ManageSieve."""
     message = smtp.compose(STRANGER, [server.alice.address], body=f"A small message.\n\n{smtp.GTUBE}\n\nEnd.\n")
     with smtplib.SMTP(server.ip, 25, timeout=ANSWERED, local_hostname=smtp.PEER) as session:
         session.ehlo()
@@ -49,7 +49,7 @@ def processes(server: Server) -> dict[str, int]:
 
 
 def clean(server: Server) -> None:
-    """What came of it is gone."""
+    """Remove what the dialogues have left."""
     quinn = server.quinn.address
     with managesieve.Session(server.ip, quinn, server.quinn.password) as session:
         session.command('SETACTIVE ""')

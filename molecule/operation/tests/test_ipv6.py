@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The same over IPv6, which the hosts of the scenario default do not have."""
+"""Tests over IPv6, which the hosts of the scenario default do not have."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the tests before these leave in the journals of both servers."""
+"""Checks the journals of both servers after all other tests."""
 
 import pytest
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the relay provider refuses is told within a minute, in its own words."""
+"""Refusals of the relay provider are reported within a minute, with its own reply."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WRONG = 2
 
 
 def findings(server: Server) -> dict[str, dict[str, str]]:
-    """Those of the relay that are not right, by kind."""
+    """The relay's findings that are not ok, by kind."""
     said = json.loads(server.sh("/usr/local/sbin/mail-status --json || true"))
     return {one["subject"]: one for one in said if one["check"] == "relay" and one["status"] != "ok"}
 
@@ -42,7 +42,7 @@ def afresh(server: Server) -> str:
 
 @contextmanager
 def refusing(rules: str) -> Iterator[None]:
-    """The provider answers so to senders (access(5) of Postfix)."""
+    """Make the provider answer senders with this (access(5) of Postfix)."""
     write(RELAY, "/etc/postfix/refused", rules)
     try:
         run(RELAY, "postconf", "-e", "smtpd_sender_restrictions=check_sender_access texthash:/etc/postfix/refused")
@@ -104,7 +104,7 @@ def restarted(server: Server, change: str) -> None:
 
 @both
 def test_a_refused_login_is_told(server: Server) -> None:
-    """It is in the journal alone."""
+    """It is only in the journal."""
     begun = afresh(server)
     server.run("cp", "-p", CREDENTIALS, "/root/relay_credentials")
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A daemon that dies is back at once, and all of it after a reboot."""
+"""Daemons are restarted after a crash, and all services start after a reboot."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_mail_flows_after_all_that(server: Server) -> None:
 
 @both
 def test_reboot(server: Server) -> None:
-    """What was waiting leaves after it, and everything works as before."""
+    """Queued mail is sent after it, and everything works as before."""
     server.settle()
     server.run("systemctl", "stop", "dkimproxy")
     waiting = server.submit([FRIEND])
@@ -88,7 +88,7 @@ def test_reboot(server: Server) -> None:
 
 @both
 def test_journal_of_the_boot(server: Server) -> None:
-    """Everything came up in an order in which nobody had to wait in vain."""
+    """All services started in an order without failed waits."""
     assert not [line for line in server.journal("--output=cat") if "ordering cycle" in line or "Traceback" in line]
     failed = [line for line in server.journal("--output=cat", "_PID=1") if "Failed with result" in line]
     assert not failed

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""mail-status says what works and what does not, and leaves nothing behind."""
+"""mail-status shows what works and what fails, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_hundred_ordinary_runs_find_nothing(server: Server) -> None:
 
 @both
 def test_its_login_is_good_for_nothing_else(server: Server) -> None:
-    """No mail comes to it and none from it; IMAP takes it from the host alone; nobody else can read it."""
+    """It neither receives nor sends mail; IMAP accepts it only from this host; only root can read its password."""
     login = status_login(server)
     assert login.address == f"mail-status@{server.hostname}"
     assert server.sh("stat -c '%U %a' /etc/selfhosted-mail/status-login") == "root 600"
@@ -201,7 +201,7 @@ CONNECTS = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.a
 )
 @both
 def test_what_hangs(server: Server, hung: str, port: int, check: tuple[str, str], unit: str) -> None:
-    """It is unknown and not wrong, where a connection alone would be made; the watch restarts the daemon."""
+    """A hung daemon still accepts connections: the check is unknown, and the watch restarts the daemon."""
     with unwatched(server):
         pid = server.main_pid(unit)
         server.sh(hung.format("STOP"))
@@ -225,7 +225,7 @@ def test_what_hangs(server: Server, hung: str, port: int, check: tuple[str, str]
 @pytest.mark.disruptive
 @both
 def test_root_is_told(server: Server) -> None:
-    """By a line of the journal and a message, once for what goes on being wrong."""
+    """By a journal line and a message, once for a persistent error."""
     with unwatched(server):
         server.run("systemctl", "stop", "dkimproxy")
         try:

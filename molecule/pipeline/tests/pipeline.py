@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The two servers, mail by the thousand through them, and what of it the provider has kept."""
+"""The two servers, thousands of messages through them, and those that the provider has kept."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Server(server.Server):
         super().settle(timeout)
 
     def check_own(self, message: bytes, others: bool = False, writer: str = "") -> None:
-        """It is alice's, unless told otherwise, signed once; signatures of others may stand below."""
+        """Check that it is alice's (by default), signed once; other signatures may be below."""
         check_signed(self, message, others)
         assert author(message) == (writer or self.alice), message
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whatever stage is killed, stopped, hung, reloaded or full: all mail arrives, signed, and none of it unsigned."""
+"""Stages killed, stopped, hung, reloaded or full: all mail arrives, and none of it unsigned."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_reloaded_under_load(server: Server) -> None:
 
 @pytest.mark.long
 def test_thousands_wait_for_the_signer() -> None:
-    """They leave within three minutes, and no daemon of ours puts one off."""
+    """They are sent within three minutes, and none of our daemons defers one."""
     for server in SERVERS:
         server.settle()
         batch = Batch(server, writers=[f"user{number}@{server.domain}" for number in range(20)])
@@ -124,13 +124,13 @@ def test_thousands_wait_for_the_signer() -> None:
 
 
 def was_tried(server: Server, count: int = 30) -> bool:
-    """Whether all messages wait, and have met with an error already."""
+    """Whether all messages are queued after a failed try."""
     rows = [line.split("|", 13) for line in server.queue().splitlines()]
     return len(rows) == count and any(row[13] for row in rows)
 
 
 def check_patience(server: Server) -> None:
-    """OpenSMTPD connects a few times a second at most to who refuses connections, and not as fast as it can."""
+    """OpenSMTPD connects at most a few times a second to a hop that refuses connections."""
     retried = "systemctl show -P ExecMainStartTimestampMonotonic selfhosted-mail-retry.service"
     connections = "awk '/^Tcp: [0-9]/ { print $6 }' /proc/net/snmp"
     before, begun, last = int(server.sh(connections)), time.monotonic(), server.sh(retried)
@@ -230,7 +230,7 @@ def test_a_relay_is_taken_away_and_comes_back(tmp_path: Path) -> None:
 
 @both
 def test_a_hung_next_hop(server: Server) -> None:
-    """OpenSMTPD itself says nothing for a while, in the middle of its work with the signer."""
+    """OpenSMTPD itself hangs for a while during its sessions with the signer."""
     server.settle()
     batch, main = Batch(server), server.main_pid("dkimproxy")
     with batch.trickling() as numbers:
@@ -356,7 +356,7 @@ def test_memory_of_an_idle_signer(server: Server) -> None:
 
 @both
 def test_nothing_came_to_light_that_nobody_looked_for(server: Server) -> None:
-    """After all that: no exception in the signer, nothing left behind in its spool or in the queue."""
+    """After all tests the signer had no exception, and its spool and the queue are empty."""
     assert "Traceback" not in server.sh("journalctl --no-pager --unit=dkimproxy")
     assert server.sh("ls -A /var/cache/dkimproxy") == ""
     server.settle()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""With the defaults and no way out: nothing has to be fetched for Rspamd to come up, whatever it will ask for later."""
+"""The defaults on a host without internet: Rspamd starts without downloads."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rspamd's ports on loopback: who asks, who answers, and who keeps them from it."""
+"""Rspamd's loopback ports: permitted clients, servers, and occupied ports."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ print(json.dumps([passes(asker, at), passes(at, asker)]))
 
 @pytest.fixture(autouse=True)
 def users(host: Any) -> None:
-    """An ordinary user, and OpenSMTPD's filters' ones, who are not there in this scenario."""
+    """An ordinary user, and the users of OpenSMTPD's filters, which this scenario lacks."""
     for name in ("mallory", "opensmtpd", "mailfilter"):
         if not host.user(name).exists:
             host.run_test(f"useradd --user-group {name}")
@@ -68,7 +68,7 @@ def users(host: Any) -> None:
 
 @pytest.fixture
 def stopped(host: Any) -> Iterator[None]:
-    """Nobody has the ports."""
+    """The ports are free."""
     host.run_test(f"systemctl stop rspamd {RESOLVER}")
     yield
     host.run_test("systemctl start rspamd")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who is who it says: SPF, DKIM, DMARC and ARC as Rspamd verifies them, and what becomes of mail that fails."""
+"""Authentication: SPF, DKIM, DMARC and ARC as Rspamd verifies them, and actions on mail that fails."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fixture_key() -> bytes:
 
 
 def message(sender: str = "bob@world.test") -> str:
-    """A plain one with a text of its own, since greylisting remembers texts."""
+    """A plain message with a unique text, since greylisting remembers texts."""
     return message_with_body(f"Hello, just a plain message, {uuid.uuid4()}.\n", sender)
 
 
@@ -56,7 +56,7 @@ def signed(text: str, domain: str, key: bytes) -> str:
 
 
 def sealed(text: str, forwarder: str, verdict: str, key: bytes) -> str:
-    """The message as a forwarder passes it on, with its own word on what it found (RFC 8617)."""
+    """The message as a forwarder passes it on, with an ARC set of its own (RFC 8617)."""
     found = f"Authentication-Results: {forwarder}; {verdict}\n{text}"
     fields: list[bytes] = dkim.arc_sign(wire(found), SELECTOR, forwarder.encode(), key, forwarder.encode())
     return (b"".join(fields) + wire(text)).decode().replace("\r\n", "\n")
@@ -110,7 +110,7 @@ def test_similar_names_are_others(host: Any) -> None:
 
 
 def test_our_own_mail_comes_back_with_its_signature(host: Any, key: bytes) -> None:
-    """From somebody who forwards, or a list that changes nothing: the envelope is theirs."""
+    """From a forwarder or a list that changes only the envelope."""
     answer = scan(host, signed(message(sender="alice@our.test"), "our.test", key))
     assert answer["action"] != "reject"
     assert "dkim=pass" in results(answer)
@@ -169,7 +169,7 @@ def test_seals_of_trusted_forwarders_excuse(host: Any, key: bytes, forwarder: st
 
 
 def test_seals_of_trusted_forwarders_end_with_the_next(host: Any, key: bytes) -> None:
-    """Somebody alters what a trusted list sent to him, and seals it in turn."""
+    """An untrusted recipient changes a trusted list's message, and adds a seal."""
     listed = sealed(message(sender="ceo@says-reject.test"), "trusted.test", "dmarc=pass", key)
     altered = listed.replace("just a plain", "quite another")
     answer = scan(host, sealed(altered, "forwarder.test", "arc=pass; dmarc=pass", key))
@@ -199,7 +199,7 @@ def test_too_many_bounces_are_deferred(host: Any) -> None:
 
 
 def test_without_dns_own_mail_waits(host: Any, key: bytes) -> None:
-    """Who has signed is not refused for an answer that did not come. A new name: others are remembered."""
+    """A signed message is not rejected if DNS does not answer. A new name, as others are cached."""
     host.check_output("systemctl stop selfhosted-mail-resolver")
     try:
         text = message(sender="boss@away.second.test")

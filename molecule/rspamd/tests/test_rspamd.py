@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rspamd as OpenSMTPD sees it, through Debian's filter-rspamd, and what of it others on the host can reach."""
+"""Rspamd through Debian's filter-rspamd, and what other users of the host can reach."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def filtered(
 def let_in(
     host: Any, path: str, text: str, client: tuple[str, str], sender: str = "bob@world.test"
 ) -> tuple[str, Message]:
-    """What becomes of a deferred message whose sender comes again."""
+    """The result for a deferred message when its sender retries."""
 
     def taken() -> tuple[str, Message] | None:
         answer = filtered(host, path, text, client, sender)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bayes: who teaches, whom it judges, and what stays of it when Redis is full; and what happens when Rspamd hangs."""
+"""Bayes: training, statistics per account, and eviction when Redis is full; and a hung Rspamd."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What somebody relies on who keeps an smtpd.conf of his own and includes the role's file."""
+"""An administrator's own smtpd.conf that includes the role's file."""
 
 import uuid
 

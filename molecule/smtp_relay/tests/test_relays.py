@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What OpenSMTPD can do with a relay, which is what the login at the end of a run says of it."""
+"""Relays that OpenSMTPD can and cannot use: the login at the end of a run gives the same result."""
 
 import socket
 from pathlib import Path
@@ -19,7 +19,7 @@ testinfra_hosts = ["docker://smtp_relay-debian12", "docker://smtp_relay-debian13
 
 
 def used(container: str, provider: Provider) -> bool:
-    """Whether a message begins there; or else OpenSMTPD has given up."""
+    """Whether OpenSMTPD begins a message there; false when it has given up."""
     containers.run(container, "sh", "-c", RESTART)
     begun = containers.run(container, "date", "+%s.%N").strip()
     containers.docker("exec", "-i", container, "/usr/sbin/sendmail", "carol@far.test", data=b"Subject: x\n\n.\n")

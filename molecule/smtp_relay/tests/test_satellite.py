@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What somebody relies on who runs the role smtp_relay alone on a host, which becomes a satellite."""
+"""The role smtp_relay alone on a host, a satellite."""
 
 import re
 import smtplib
@@ -48,7 +48,7 @@ for path in "/run/smtpd.sock", "/run/opensmtpd/smtpd.sock":
 
 
 def test_no_user_ends_it_by_its_own_socket(host, container):
-    """And all users can send mail all the same."""
+    """All users can still send mail."""
     pid = host.check_output("systemctl show --value -p MainPID opensmtpd")
     said = containers.run(container, "python3", "-c", ASK_AND_GO, user="nobody").split()
     hostname = containers.run(container, "hostname").strip()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The server has mail in every state before any test."""
+"""Gives the server mail in every state before any test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from years import OLD, Server
 
 @pytest.fixture(scope="session")
 def filled() -> Server:
-    """It stays so when the scenario is verified again."""
+    """It is kept if the scenario is verified again."""
     if not OLD.sh("find /var/vmail -name '.Work*' -print -quit"):
         OLD.fill()
         OLD.learn()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a backup holds, while the server works, and what becomes of one that fails."""
+"""Backups of a running server: content and failures."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_files_that_move_are_no_failure(filled: Server) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_a_failure(filled: Server) -> None:
-    """Root reads all, so it is a mount that gives errors: a process that has ended."""
+    """Root can read every file, so the error comes from a FUSE mount whose process has ended."""
     file = "/etc/selfhosted-mail/unreadable"
     filled.sh(f"touch {file}; mount --bind /proc/1/mem {file}")
     try:
@@ -183,7 +183,7 @@ def test_append_only_takes_no_removal(filled: Server) -> None:
 
 
 def test_what_is_read_back_is_compared(filled: Server) -> None:
-    """A change in the repository is seen by reading alone."""
+    """Only reading back finds a change in the repository."""
     largest = "f=$(ls -S /srv/repository/mail/data/*/* | head -n 1)"
     copies = "for f in $(find /srv/repository/mail/data -type f)"
     containers.run(REPOSITORY, "sh", "-c", f"{largest}; test -s $f; {copies}; do cp -p $f /tmp/$(basename $f); "

@@ -31,7 +31,7 @@ FIRST, SECOND = (dict(re.findall(r"-e (\w+)=(\w+)", line)) for line in re.findal
 
 
 def owners(server: Server) -> str:
-    """What belongs to whom, by name, without links."""
+    """Owners of files by name, without links."""
     return server.sh(
         "find /var/vmail /etc/selfhosted-mail /etc/dkimproxy /var/lib/selfhosted-mail "
         "-not -type l -not -name 'dovecot*' -not -path '*index*' -not -path '*flatcurve*' -not -path '*/certificate/*' "
@@ -40,7 +40,7 @@ def owners(server: Server) -> str:
 
 
 def delivered(server: Server, *login: str) -> None:
-    """New mail goes in both ways, signed with the keys that are published."""
+    """Mail is sent and received, signed with the published keys."""
     message = smtp.compose(STRANGER, [login[0]])
     smtp.deliver(server.ip, STRANGER, [login[0]], message)
     imap.wait_message(server.ip, login[0], login[1], str(message["Message-ID"]))
@@ -94,7 +94,7 @@ def test_an_empty_host_becomes_the_server_while_that_runs(filled: Server) -> Non
 
 
 def test_another_restore_brings_what_has_changed(filled: Server) -> None:
-    """The second half: port 25 of the old one is closed, and what is gone there is gone here."""
+    """The second half of a move: port 25 of the old server is closed, and mail removed there is removed here."""
     before = {one.message_id for one in filled.mail(ALICE)["INBOX"]}
     arrived = {one.message_id for one in NEW13.mail(ALICE)["INBOX"]} - before
     assert arrived
@@ -138,7 +138,7 @@ def test_another_restore_brings_what_has_changed(filled: Server) -> None:
 
 
 def test_a_server_that_is_gone_comes_back(filled: Server) -> None:
-    """On an empty host of the same release, which has no word of what became of the queue since."""
+    """On an empty host of the same release, which does not know what happened to the queue since."""
     mail, snapshot, waits = GONE["mail"], GONE["snapshot"], GONE["waits"]
     done = NEW12.playbook(RESTORE, {"mail_restore_snapshot": snapshot})
     for login in (ALICE, BOB):
@@ -194,7 +194,7 @@ def test_one_mailbox_comes_back_beside_the_one_that_is_there() -> None:
 
 
 def test_a_host_with_mail_of_its_own_is_refused() -> None:
-    """A mistake must not put yesterday's state over today's."""
+    """A mistake must not overwrite today's state with yesterday's."""
     NEW12.sh("mv /var/lib/selfhosted-mail/restore.json /root/")
     mail, pid = NEW12.mail(ALICE), NEW12.main_pid("dovecot")
     try:

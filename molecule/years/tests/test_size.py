@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A backup and a restore of 20 GB, or of what the machine holds."""
+"""A backup and a restore of 20 GB, or as much as the machine can hold."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Debian 12 to 13 in place: refused in time, killed hard on its way, and nothing is lost."""
+"""Upgrade of Debian 12 to 13 in place: refusals before it starts, power failures, and no loss."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ STATES = [
 
 
 def backup(age: float) -> None:
-    """The last good one was so many seconds ago."""
+    """Make the last good backup this many seconds old."""
     report = {"finished": int(time.time() - age), "snapshot": "4f1d", "bytes": 1, "error": ""}
     containers.write(SERVER.container, BACKUP, json.dumps(report))
 
 
 def upgrade(fails: bool = False) -> playbook.Run:
-    """A run that nobody disturbs."""
+    """A run without interruption."""
     return playbook.run(UPGRADE, *LIMIT, variables={"address": SERVER.ip}, fails=fails, environment=playbook.PLAIN)
 
 
@@ -119,7 +119,7 @@ def running() -> list[str]:
 
 
 def closed() -> bool:
-    """Whether somebody else is refused on port 25."""
+    """Whether an external client is refused on port 25."""
     try:
         socket.create_connection((SERVER.ip, 25), timeout=10).close()
     except ConnectionRefusedError:
@@ -128,7 +128,7 @@ def closed() -> bool:
 
 
 class Client(threading.Thread):
-    """A sender that has a message for bob every five seconds, and patience."""
+    """An external sender with a message for bob every five seconds, which retries."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -344,7 +344,7 @@ def test_refused_without_a_backup() -> None:
 
 
 def test_refused_by_what_is_on_the_host() -> None:
-    """Sources of others by name; packages that are held; nothing has changed."""
+    """It names foreign sources and held packages, and changes nothing."""
     backup(age=3600)
     state = "sha256sum /etc/apt/sources.list.d/*; ls /var/lib/apt/lists; ls /var/tmp | grep -v ^systemd-private || true"
     before = SERVER.sh(state)
@@ -362,7 +362,7 @@ def test_refused_by_what_is_on_the_host() -> None:
 
 
 def test_it_goes_on_each_time(story: Story) -> None:
-    """What is done is not done again."""
+    """Completed steps are not repeated."""
     begun = r"TASK \[Check that the host can be upgraded to Debian 13\][ *]*\n"
     assert re.search(begun + "ok: ", story.outputs[0])
     # The second is not read so far.
@@ -392,7 +392,7 @@ def test_mailbox_is_the_same(story: Story) -> None:
 
 
 def test_bayes_and_keys_are_the_same(story: Story) -> None:
-    """Rspamd may have learned more since, by itself."""
+    """Rspamd may have learned more since, automatically."""
     assert all(now >= before for now, before in zip(learned(), story.learned, strict=True))
     assert keys() == story.keys
 
@@ -442,7 +442,7 @@ def test_everything_works_as_before(story: Story) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_once(point: str) -> None:
-    """Each point alone, on a server that has just been set up."""
+    """Each point separately, on a server that has just been set up."""
     host_up = playbook.CHECKOUT / "testbed/host-up"
     subprocess.run([host_up, SERVER.container, "debian12", SERVER.hostname, SERVER.ip], check=True)
     playbooks = playbook.CHECKOUT / "testbed/playbooks"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The server of years, the hosts that become it, and all that has to be the same there."""
+"""The server with years of mail, the hosts to which it is restored, and all state that must be the same there."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Server(server.Server):
                 session.put("sorts", SCRIPT)
 
     def learn(self) -> None:
-        """Bayes has something to remember."""
+        """Train Bayes."""
         for kind in ("spam", "ham"):
             text = f"Subject: {kind}\n\n" + " ".join(f"{kind}{number}" for number in range(100))
             self.sh(f"printf '%s' '{text}' | rspamc -d {ALICE[0]} --connect /run/rspamd/controller.sock learn_{kind}")
@@ -107,7 +107,7 @@ class Server(server.Server):
         )
 
     def write(self, recipient: str = FRIEND, login: tuple[str, str] = ALICE) -> EmailMessage:
-        """A message is handed in on 587, and returned."""
+        """Submit a message on 587, and return it."""
         message = smtp.compose(login[0], [recipient])
         smtp.submit(self.ip, *login, login[0], [recipient], message)
         return message
@@ -161,7 +161,7 @@ class Server(server.Server):
         return self.playbook(playbook.CHECKOUT / "playbooks/site.yml", variables, fails, *options)
 
     def publish(self) -> None:
-        """The administrator's part after a move: names lead here."""
+        """The administrator's part after a move: the names point here."""
         self.playbook(playbook.CHECKOUT / "testbed/playbooks/publish.yml")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The From field is read strictly: what could be read in two ways is refused."""
+"""The From field is parsed strictly: ambiguous values are refused."""
 
 import pytest
 from authors.address import AddressError, domain_name, parse_address, parse_mailboxes

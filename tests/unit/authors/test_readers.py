@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is taken shows the writer's own addresses to every reader: two parsers, and one that takes what it sees."""
+"""Accepted fields show only the writer's own addresses to other parsers, two strict ones and a lenient one."""
 
 import re
 from email import policy

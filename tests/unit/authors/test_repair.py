@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From, To and Cc as people write them, and as they leave."""
+"""From, To and Cc as people write them, and after their repair."""
 
 from email import policy
 from email.parser import BytesParser

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whatever an MTA hands over leaves signed, aligned and unchanged, or not at all; changed later, it verifies no more.
+"""Any message of an MTA leaves signed, aligned and unchanged, or is refused; a later change breaks the signature.
 
 All over real sockets, from one session to the next hop; verdicts are dkimpy's, readings of From the standard library's.
 """
@@ -84,7 +84,7 @@ any_line = st.binary(max_size=60) | text | st.builds(lambda name, value: name + 
 
 @st.composite
 def anything(draw):
-    """What may come after DATA: headers folded oddly, no From or several, any bytes and line ends, no separator."""
+    """Input after DATA: oddly folded headers, no From or several, any bytes and line ends, no separator."""
     parts = draw(st.lists(st.one_of(good_from, odd_from, fields.map(b"".join)), max_size=4))
     parts += draw(st.lists(st.builds(lambda line, end: line + end, any_line, ends), max_size=6))
     if draw(st.booleans()):
@@ -93,13 +93,13 @@ def anything(draw):
 
 
 class Sender:
-    """Hands messages to a proxy, one after the other in one session; another one where that has ended."""
+    """Sends messages to a proxy, one after the other in one session, or in a new one if that has ended."""
 
     def __init__(self, proxy, next_hop) -> None:
         self.proxy, self.next_hop, self.client = proxy, next_hop, None
 
     def __call__(self, message: bytes, sender: bytes = b"alice@example.org") -> bytes | None:
-        """What the next hop took, or None where it was refused; that it was one or none is asserted."""
+        """The message at the next hop, None if it was refused. Asserts that there is at most one."""
         if not self.client:
             self.client = Client(self.proxy.port)
             assert self.client.reply()[:3] == b"220" and self.client.send(b"EHLO c\r\n")[:3] == b"250"

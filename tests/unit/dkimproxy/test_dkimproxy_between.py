@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The proxy between difficult sides: pieces of any size, ends of data that are none, a next hop that hangs or goes."""
+"""The proxy between difficult peers: pieces of any size, false ends of data, a next hop that hangs or disconnects."""
 
 import itertools
 import re
@@ -64,7 +64,7 @@ def test_a_byte_at_a_time_on_both_sides(proxy, next_hop, keys):
 
 
 def test_a_client_slower_than_the_next_hop_waits(proxy, next_hop, keys):
-    """The message begins at the next hop when it is whole, so that nobody waits there for a slow client."""
+    """The message is passed on only when it is complete, so that the next hop does not wait for a slow client."""
     with Client(proxy.port) as client:
         client.begin()
         for piece in (HEADER, b"\r\nbo", b"dy\r\n.\r"):
@@ -114,7 +114,7 @@ EVE = (
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("before", LINE_ENDS, ids=repr)
 def test_no_message_in_a_message(proxy, next_hop, keys, before, split):
-    """Only CRLF.CRLF ends a message, for the proxy and for whoever is more generous behind it."""
+    """Only CRLF.CRLF ends a message, for the proxy and for a more lenient next hop."""
     for dot, after in itertools.product(DOTS, LINE_ENDS):
         trick = before + dot + after
         if b"\r\n.\r\n" in trick:

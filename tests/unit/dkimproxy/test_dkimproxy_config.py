@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""DKIMproxy's language: what is read, what is an error and where, which signature a message gets."""
+"""DKIMproxy's configuration syntax: options, errors with their place, and the signature of a message."""
 
 import base64
 import shutil

@@ -20,7 +20,7 @@ def daemon(keys, next_hop, tmp_path):
 
 
 class Load(threading.Thread):
-    """Delivers messages on four connections until `stop`; keeps every reply that is no 250."""
+    """Delivers messages on four connections until `stop`; keeps every reply other than 250."""
 
     def __init__(self, port):
         super().__init__()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Junk by the hundred thousand, from both sides, at the daemon as a process: no crash, no leak, nothing unsigned.
+"""100 000 malformed inputs from both sides to the daemon process: no crash, no leak, nothing unsigned.
 
 Repeat a run with DKIMPROXY_JUNK_SEED, which a failure names.
 """
@@ -37,7 +37,7 @@ ODD_ANSWERS = [
 
 
 class OddNextHop(NextHop):
-    """Every thirtieth answer is none, or not what a server says."""
+    """Every thirtieth answer is missing or invalid."""
 
     def _act(self, connection, step, default):
         if random.random() < 1 / 30:
@@ -121,7 +121,7 @@ class JunkClients:
             self.inputs[number] += count
 
     def _send(self, rng: random.Random, data: bytes) -> bytes:
-        """All replies to the data; what a reset of the connection took away is not missed."""
+        """All replies to the data, except those lost by a reset connection."""
         replies = b""
         with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", self.port), 20) as sock:
             if rng.random() < 0.05:
@@ -147,7 +147,7 @@ def memory(pid: int) -> int:
 
 
 def deliver_quietly(port: int) -> None:
-    """Whatever comes of it."""
+    """Any result is accepted."""
     with contextlib.suppress(OSError, AssertionError):
         deliver(port)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The daemon as a process under load: reloads without end, large messages all at once."""
+"""The daemon process under load: continuous reloads, large messages at the same time."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from dkimproxy_helpers import HEADER, MESSAGE, Client, Daemon, Forget, deliver, 
 
 
 def test_every_message_before_between_and_after_reloads_is_acknowledged_and_signed_once(keys, next_hop, tmp_path):
-    """Good and bad ones in turn; four sessions, each held through all of them."""
+    """Valid and invalid configurations alternately, while four sessions stay open."""
     failures, sent, stopped = [], [0] * 4, threading.Event()
 
     def session(number):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Any message verifies with dkimpy after it has passed, as others see it, or is refused."""
+"""Any message verifies with dkimpy after it has passed, or is refused."""
 
 import re
 
@@ -54,7 +54,7 @@ def setup(keys, tmp_path_factory):
 
 
 def pass_on(setup, wire: bytes, sizes=()):
-    """What leaves for the next hop, or None where the message is refused; and what the client sent after it."""
+    """The message for the next hop, None if it is refused; and the client's input after it."""
     reader = DataReader()
     message = Message(setup.config.spool_dir, setup.config.spool_memory, None, setup.signers.body_forms)
     for size in sizes:
@@ -116,7 +116,7 @@ def test_verifies_or_is_refused(setup, keys, fields, lines, separator, sizes, en
 
 
 def test_lines_that_others_would_break_are_folded_before_they_are_signed(setup, keys):
-    """RFC 5322 §2.1.1, §2.2.3: 998 octets; white space alone is no line of a header."""
+    """RFC 5322 §2.1.1, §2.2.3: 998 octets; a header line must not consist of white space only."""
     ids = b" ".join(b"<%050d@example.net>" % number for number in range(40))
     fields = [
         b"References: " + ids,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A worker does nothing else while it reads a header, so none may take long."""
+"""A worker blocks while it parses a header, so no header may take long."""
 
 import time
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who has handed a message in: OpenSMTPD's word on the login, or the envelope sender."""
+"""The writer of a message: the login in OpenSMTPD's Received field, or the envelope sender."""
 
 import pytest
 from dkimproxy_helpers import MESSAGE, Client, Proxy, deliver

@@ -28,7 +28,7 @@ def absolute(text: str) -> str:
 
 
 def sockets(port: int, address: str) -> tuple[socket.socket, socket.socket]:
-    """UDP and TCP of one port; any that is free with both for 0."""
+    """UDP and TCP sockets of one port; 0 chooses a port that is free for both."""
     while True:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         udp.bind((address, port))

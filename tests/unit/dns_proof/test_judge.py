@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is published, asked of a name server on loopback: right, wrong, or nobody's business; each fix mends it."""
+"""Published records, queried from a name server on loopback: right, wrong or unrelated; each fix repairs them."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("subject", "change", "text"), WRONG)
 def test_wrong(server: NameServer, world: World, subject: str, change: tuple[str, str], text: str) -> None:
-    """And what ``fix`` says, in the place of what is there, mends it."""
+    """Publishing ``fix`` instead of the existing records repairs it."""
     one = found(server, world, published(change))[subject]
     assert (one.status, one.required) == ("error", True)
     assert text in one.text

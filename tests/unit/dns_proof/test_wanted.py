@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the roles write, and the zone files that it makes."""
+"""Records of the roles, and the zone files made from them."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_services(hosts: Lines) -> None:
 
 
 def test_zone_files(hosts: Lines) -> None:
-    """Each record lies in its own; reverse names lie in none; a name server takes them under their origin."""
+    """Each record is in its own zone, PTR records are in none, and a name server loads the files."""
     keys = [f"{label}._domainkey.{zone}. TXT {KEY}" for label, zone in (("mail", "example.org"), ("s2", "example.net"))]
     found = wanted.zone_files([*hosts["relay"], *wanted.parsed("\n".join(keys))], ["example.org", "example.net"])
     assert list(found) == ["example.org", "example.net"]

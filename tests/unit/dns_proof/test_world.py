@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whom it asks, and that what is no answer is taken for none."""
+"""The queried servers, and replies that do not count as answers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filter, told sessions in the words of smtpd-filters(7): once, line by line while it runs, or in this process."""
+"""Runs the filter with sessions of smtpd-filters(7): all at once, line by line, or in this process."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def built(senders: Path, **given: Any) -> Filter:
 
 
 class Inside:
-    """The filter in this process, at a time that is the test's."""
+    """The filter in this process, with a clock that the test sets."""
 
     def __init__(self, senders: Path, patch: pytest.MonkeyPatch, **given: Any) -> None:
         self.filter = built(senders, **given)
@@ -112,7 +112,7 @@ class Inside:
         self.written += answers
 
     def tell(self, *told: str, after: float = 0.0) -> list[str]:
-        """What it says to these lines, and when so many seconds have passed."""
+        """Its answers to these lines, after this many seconds."""
         self.now += after
         for line in told:
             words = line.encode("latin-1").split(b"|", 7)

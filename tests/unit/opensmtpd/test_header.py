@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The header that is held to its end."""
+"""The header, which is held until it is complete."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who is on the other side of a connection."""
+"""The local user of a connection."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What OpenSMTPD may say, and the end."""
+"""Input from OpenSMTPD, and its end."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Recipients of an hour."""
+"""Limits of recipients per hour."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PUT_OFF = "reject|450 4.7.1 alice@our.test has had 3 recipients within an hour, 
 
 
 def recipient(session: str = "s", result: str = "ok") -> list[str]:
-    """RCPT TO, and what became of it."""
+    """RCPT TO, and its result."""
     asked_for = asked("rcpt-to", "friend@far.test", session)
     return [client("RCPT TO:<friend@far.test>", session), asked_for, became(result, session)]
 

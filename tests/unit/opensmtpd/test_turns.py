@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Logins wait for their turns."""
+"""Scheduling of password checks."""
 
 from __future__ import annotations
 

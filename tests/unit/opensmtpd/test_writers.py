@@ -137,7 +137,7 @@ def test_without_a_table_nothing_is_taken_until_it_is_there(tmp_path: Path) -> N
 
 @pytest.fixture
 def local(senders: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """What is said to a user of the host: the kernel's word is the test's."""
+    """The replies to a local user; the test replaces the kernel's answer."""
 
     def run(uid: int | None, user: str, *told: str, port: int = 10025, policy: str = "account") -> list[str]:
         running = built(senders, from_policy=policy)

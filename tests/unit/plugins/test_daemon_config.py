@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A daemon's files are one set: checked, put in place, rolled back. Real services are in tests/containers."""
+"""A daemon's files as one set: compared, deployed, rolled back. tests/containers has real services."""
 
 from __future__ import annotations
 

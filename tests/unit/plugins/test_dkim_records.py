@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is published: the keys asked for, those that lie beside them, those that the signer itself names."""
+"""Published keys: the requested ones, others in their directory, and those that the signer names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Records = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
-    """A directory of keys, and what is none."""
+    """A directory with keys and other files."""
     for name in ("example.org.mail", "example.org.old", "sub.example.org.mail", "example.com.mail"):
         genpkey(tmp_path / f"{name}.pem", "EC", "ec_paramgen_curve:P-256")
     genpkey(tmp_path / "example.org.mail-ed25519.pem", "ED25519")

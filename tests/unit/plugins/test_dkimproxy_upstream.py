@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""DKIMproxy's release: the right archive or none; a sender map that lets nothing out unsigned."""
+"""DKIMproxy's release: only the right archive is used; its sender map refuses mail without a key."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NO_KEY = "the address in Sender or From is in no domain of this server or has a 
 
 
 def rendered(name: str) -> list[str]:
-    """The lines of a template of /etc/dkimproxy that are no comments."""
+    """The lines of a template of /etc/dkimproxy without comments."""
     jinja = Environment(trim_blocks=True, undefined=StrictUndefined)
     jinja.filters["comment"] = lambda text: f"# {text}"
     template = jinja.from_string((ROLE / f"templates/etc/dkimproxy/{name}.j2").read_text())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files are put in place whole, rolled back together, and the previous set is kept."""
+"""Files are replaced atomically and rolled back together; the previous set is kept."""
 
 from __future__ import annotations
 

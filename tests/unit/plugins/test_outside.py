@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is seen of a server, on real ports of loopback."""
+"""Checks of a server from outside, on real ports of loopback."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_name_in_the_certificate(monkeypatch: pytest.MonkeyPatch, pem: Path)
 
 
 def test_the_chain(monkeypatch: pytest.MonkeyPatch, pem: Path) -> None:
-    """Where the world has to trust the certificate, it leads to a root that is trusted here."""
+    """If clients must trust the certificate, its chain must end at a trusted root."""
     with Provider(pem, "", "") as provider:
         found = seen(monkeypatch, provider.port, mode="files")["certificate"]
         assert found["status"] == "error"
@@ -107,7 +107,7 @@ TOKEN = "0123456789abcdef"
 
 
 class Patient(http.client.HTTPConnection):
-    """Who listens has a minute for its answer."""
+    """A listener has a minute to answer."""
 
     def __init__(self, host: str, port: int, timeout: float) -> None:
         super().__init__(host, port, timeout=max(timeout, 60))

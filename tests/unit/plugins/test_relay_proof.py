@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is said of a message that went round, as OpenSMTPD and Rspamd have left one behind."""
+"""Findings about returned proofs, with logs and headers of real OpenSMTPD and Rspamd."""
 
 from __future__ import annotations
 

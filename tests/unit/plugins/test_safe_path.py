@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Root follows no link in a directory where others can make one."""
+"""Root follows no link in a directory in which other users can create links."""
 
 from __future__ import annotations
 

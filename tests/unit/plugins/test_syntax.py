@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which names are taken for domains, selectors and addresses."""
+"""Valid and invalid domains, selectors and addresses."""
 
 from __future__ import annotations
 

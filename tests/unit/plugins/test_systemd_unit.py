@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What brings a unit to run what is on disk. Real units are started in tests/containers."""
+"""The action that applies the files on disk. tests/containers has real units."""
 
 from __future__ import annotations
 

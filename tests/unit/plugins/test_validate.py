@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The module validate as the role mail calls it: all that is wrong at once, by name, and no secret is shown.
+"""The module validate as the role mail calls it: all problems at once, with names and without secrets.
 
 The real ``ansible-playbook`` runs, with the options that show most. ``ANSIBLE_PLAYBOOK`` names one of another version.
 """
@@ -58,7 +58,7 @@ NOWHERE = "/nowhere/python3"  # no host is asked anything: there is no Python th
 
 
 def holding(variable: str, secret: object) -> tuple[dict[str, object], str]:
-    """Variables of a host where the secret stands in this one, and the name that a message has to say."""
+    """Variables of a host with the secret in this variable, and the name that the message must contain."""
     if variable != "mail_accounts":
         return {**GOOD, "mail_relay_password": "fine", **RELAY, variable: secret}, variable
     return {**GOOD, variable: [ALICE, {"address": "bob@one.test", "password": secret}]}, f"{variable}[1].password"
@@ -133,7 +133,7 @@ def messages(output: str) -> dict[str, str]:
 
 
 def vault_file(folder: Path, encrypted: bool) -> None:
-    """The texts as variables, as vault.yml.example says and as it does not, and one under another key."""
+    """The texts as variables, with and without !unsafe, and one under another key."""
     (folder / "key").write_text("key")
     (folder / "other").write_text("other")
     vault = PLAYBOOK.parent / "ansible-vault"
@@ -233,7 +233,7 @@ def test_all_that_is_wrong_is_said_at_once_for_every_host(folder: Folder) -> Non
 
 
 def test_good_variables_change_nothing_and_nobody_elses_are_named_in_a_warning(folder: Folder) -> None:
-    """The role runs once in a play, whoever depends on it."""
+    """The role runs once in a play, even if several roles depend on it."""
     twice = [{**ROLE[0], "roles": ["selfhosted.mail.mail"] * 2}]
     output = folder.passed({"host": {**GOOD, "mail_guard": True, "firewall_zone": "x"}}, play=twice)
     assert re.search(r"host +: ok=\d+ +changed=0 ", output)
@@ -248,7 +248,7 @@ def test_nothing_is_checked_where_a_play_says_so(folder: Folder) -> None:
 
 
 def test_the_role_as_somebody_includes_it(folder: Folder) -> None:
-    """Its defaults and demands are the same."""
+    """Its defaults and requirements are the same."""
     include = [{"hosts": "mail", "gather_facts": False, "tasks": [
         {"ansible.builtin.include_role": {"name": "selfhosted.mail.mail", "public": True},
          "vars": {"mail_required": ["mail_domain"]}},
@@ -361,7 +361,7 @@ def test_a_file_of_the_controller_is_found_from_the_current_directory(folder: Fo
 
 
 def test_two_hosts_that_would_write_the_same_zone_file(folder: Folder) -> None:
-    """They are compared in the first play of the site playbook. Each host is seen with what the play says."""
+    """The first play of the site playbook compares them."""
     site = yaml.safe_load((folder.checkout / "playbooks/site.yml").read_text())[:1]
 
     def host(domain: str, **more: object) -> dict[str, object]:

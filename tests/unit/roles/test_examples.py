@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Each role's README has one example of the role alone, and it is right. tests/readme runs it."""
+"""Each role's README has one valid example of the role alone. tests/readme runs it."""
 
 from __future__ import annotations
 

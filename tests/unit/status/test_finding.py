@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checks side by side: each comes to its end, fails or is given up."""
+"""Parallel checks: each ends, fails or times out."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Queue and relay in words; the lines are those of OpenSMTPD 7.4 and 7.6."""
+"""Findings about queue and relay, from lines of OpenSMTPD 7.4 and 7.6."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Replies of providers as they stand in their documentation or in somebody's log, and what each is taken for.
+"""Real replies of providers, from documentation or published logs, and their classification.
 
 Where a source has a reply of several lines, it is here as OpenSMTPD logs it: in one line, with the first code alone. A
 reply to AUTH begins with OpenSMTPD's own "AUTH rejected: ". Sources are projects with the number of an issue, or pages.

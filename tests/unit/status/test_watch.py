@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is restarted, how often, and what root is told."""
+"""Restarts, their limits, and messages to root."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_an_alarm_is_one_line_of_the_journal(
 def test_what_is_paused_is_left_alone(
     commands: list[tuple[str, ...]], look: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unless whoever has paused it is gone, and has left that behind."""
+    """Unless the program that paused it has ended without removing the mark."""
     monkeypatch.setattr(watch, "PAUSED", tmp_path)
     paused = tmp_path / f"{OPENSMTPD}.paused"
     paused.touch()

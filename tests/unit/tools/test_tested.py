@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What docs/tested.md says of a run of `make long`: no more than what was seen."""
+"""docs/tested.md after a run of `make long`: only results that were seen."""
 
 from __future__ import annotations
 
