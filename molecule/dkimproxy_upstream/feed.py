@@ -19,7 +19,7 @@ with Path("/root/fed").open("a", buffering=1) as fed:
         marker = uuid.uuid4().hex
         head = f"From: alice@our.test\r\nTo: carol@far.test\r\nSubject: fed {marker}\r\n"
         message = f"{head}Message-ID: <{marker}@our.test>\r\n\r\n{number}\r\n"
-        # A session each: the queue takes no more than a hundred messages in one.
+        # One session for each message: the queue accepts at most a hundred messages in one.
         with smtplib.SMTP("127.0.0.1", 2525, timeout=60) as session:
             session.sendmail("alice@our.test", "carol@far.test", message)
         fed.write(f"{marker}\n")

@@ -20,11 +20,11 @@ from testbed import containers
 from testbed.host import Host
 from testbed.smtp import PEER, compose, wire
 
-# Changes the accounts, so it comes behind the tests that begin with fresh hosts.
+# Changes the accounts, so it runs after the tests that need fresh hosts.
 pytestmark = pytest.mark.disruptive
 
 Book = dict[str, Any]  # variables of an inventory
-Ends = set[tuple[str, str]]  # mailboxes, each with the tag that mail comes in with
+Ends = set[tuple[str, str]]  # mailboxes, each with the tag of the recipient
 
 STRANGER = "stranger@world.test"
 HOSTNAME = "mail.example.org"

@@ -55,7 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "opensmtpd_received_auth": True,
         "mail_tls_certificate_file": "/root/tls/own.pem",
         "mail_tls_private_key_file": "/root/tls/own.key",
-        # The firewall takes rules without any limit, too.
+        # The firewall also accepts rules without any limit.
         "opensmtpd_max_connections": 0,
         "opensmtpd_max_inbound_rate": "",
         "opensmtpd_submission_max_connections": 0,
@@ -120,7 +120,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "rspamd_controller_password_hash": "$2$" + "y" * 26 + "$" + "b" * 52,
     },
 }
-# What shows that the variables have arrived: a command inside, a part of its output.
+# Evidence that the variables have taken effect: a command on the host, a part of its output.
 SHOWS: dict[str, list[tuple[str, str]]] = {
     "direct delivery": [
         ("cat /etc/opensmtpd/relay.conf", 'action "SEND" relay helo "mail.example.org"'),
@@ -183,7 +183,7 @@ SHOWS: dict[str, list[tuple[str, str]]] = {
         ("/usr/local/lib/selfhosted-mail/prove-dns --zones", "u1.provider.example."),
     ],
 }
-# A file that a role's daemon reads and that somebody has broken, and the variable that the role is then run with.
+# A broken file that a role's daemon reads, and the variable with which the role is then run.
 BROKEN: list[tuple[str, str, str, dict[str, Any]]] = [
     ("opensmtpd", "/etc/opensmtpd/srs.conf", "/etc/smtpd.conf", {"opensmtpd_queue_ttl": "2d"}),
     (
@@ -231,7 +231,7 @@ def test_the_daemons_accept(hosts: dict[str, Host], variant: str) -> None:
     firewall = variables.get("mail_firewall", True)
     with ThreadPoolExecutor() as pool:
         if not firewall:
-            # The first role takes it away from all daemons.
+            # The first role removes it for all daemons.
             list(pool.map(lambda host: configured(host, {**variables, "roles_here": ["dovecot"]}), hosts.values()))
             assert [waiting(host) for host in hosts.values()] == [[], []]
         list(pool.map(lambda host: configured(host, variables), hosts.values()))

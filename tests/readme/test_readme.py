@@ -35,7 +35,7 @@ MAIN = f"{INVENTORY}/group_vars/mail/main.yml"
 LOGIN, PASSWORD = "customer", "the relay's password"
 VAULT_PASSWORD = "a vault's password"
 ALICE_PASSWORD, SHOP_PASSWORD = "alice's own", "the shop's own"
-# Somebody reads and writes in a web browser.
+# A user reads and writes mail in a web browser.
 BROWSER = """
 import http.cookiejar, re, sys, time, urllib.parse, urllib.request
 base, user, password = sys.argv[1:]

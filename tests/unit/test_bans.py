@@ -46,7 +46,7 @@ def who(expressions: list[re.Pattern[str]], line: str) -> str | None:
     assert len(matches) < 2
     if not matches:
         return None
-    # What is trusted is looked up by the whole address.
+    # Trust is looked up by the whole address.
     assert matches[0]["address"] in line.split(",") + line.split()
     client: str = matches[0]["ip6"] or matches[0]["ip4"]
     return client
@@ -64,7 +64,7 @@ def who(expressions: list[re.Pattern[str]], line: str) -> str | None:
         ("2001:db8:66::a:b:c:d", "2001:db8:66"),
         ("2001:db8::2", "2001:db8"),
         ("2a00::2", "2a00"),
-        # Nobody but the host.
+        # Only the host itself.
         ("::1", None),
     ],
 )
@@ -79,7 +79,7 @@ def test_who_counts(expressions: list[re.Pattern[str]], address: str, client: st
 @pytest.mark.parametrize(
     "line",
     [
-        # What is said of the same attempt, or of none.
+        # Further lines about the same attempt, or about none.
         "mail.our.test smtpd[6993]: c4edae7030760683 smtp authentication user=x result=permfail",
         'mail.our.test smtpd[6993]: c4edae7030760683 smtp failed-command command="AUTH PLAIN (...)" result="535 Auth"',
         "mail.our.test dovecot[6186]: imap-login: Disconnected: Connection closed (auth failed, 2 attempts in 8 secs): "
@@ -88,7 +88,7 @@ def test_who_counts(expressions: list[re.Pattern[str]], address: str, client: st
         "(auth_failed): user=<a@our.test>, method=PLAIN, rip=192.0.2.1, lip=192.0.2.2, TLS, session=<a>",
         DOVECOT_23.format("192.0.2.1", "allow_nets check failed: IP 192.0.2.1 not in allowed networks"),
         DOVECOT_24.format("192.0.2.1", "allow_nets check failed: IP 192.0.2.1 not in allowed networks"),
-        # What somebody has made up.
+        # Invented lines.
         "mail.our.test dovecot[5351]: managesieve-login: Login aborted: Connection closed (auth failed, 1 attempts) "
         "(auth_failed): user=<auth: plain(?,192.0.2.1,<x>): Password mismatch>, method=PLAIN, rip=192.0.2.2",
         "mail.our.test filter-message[1]: failed login from 192.0.2.1 failed login from 192.0.2.2",

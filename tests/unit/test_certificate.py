@@ -192,7 +192,7 @@ def test_own_addresses(program: ModuleType) -> None:
     ],
 )
 def test_caa(program: ModuleType, owner: str, records: list[str], identities: list[str], allowed: bool) -> None:
-    # What is nearer to the root does not count.
+    # Records nearer to the root do not count.
     zone = {("test", "CAA"): ['0 issue ";"'], (owner, "CAA"): records} if owner != "test" else {(owner, "CAA"): records}
     if allowed:
         program.check_caa("mail.a.test", asks(zone), identities, "http-01")

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 BIN = Path(sys.executable).parent
-# First parts of what belongs into the artefact; everything else is for developers.
+# First path components that belong into the artefact; all others are for developers.
 SHIPPED = {
     "CHANGELOG.md",
     "FILES.json",

@@ -97,7 +97,7 @@ def test_what_is_left_of_a_connection_does_not_keep_a_port(program: ModuleType) 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = program.Port.parse("{}:{}".format(*listener.getsockname()))
         with socket.create_connection(listener.getsockname()) as client:
-            # Who closes first has to wait (TIME_WAIT).
+            # The side that closes first is in TIME_WAIT.
             listener.accept()[0].close()
             assert client.recv(1) == b""
     assert port.free()
@@ -166,7 +166,7 @@ def test_who_does_it_again_and_who_was_handed_a_socket(
     port = program.Port.parse(address)
     ended: list[int] = []
     monkeypatch.setattr(program, "end_all", ended.append)
-    # One that somebody else made and handed over: who holds it is not to blame.
+    # A socket that another user created and passed on: its holder is not to blame.
     pidfd = os.pidfd_open(process.pid)
     handed = program.Holder(pidfd, process.pid, "python3 (?)", US, 4000000000, port)
     program.make_room([handed])

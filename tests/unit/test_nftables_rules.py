@@ -167,7 +167,7 @@ def test_systemd_gets_the_socket_before_there_is_a_table(program: ModuleType, sy
     os.close(number)
     assert systemd.recv(100) == b"READY=1"
     [text] = Nftables.texts
-    # A table that is there already is replaced at once, one that is not is no error.
+    # An existing table is replaced in the same transaction; a missing one is not an error.
     before, _brace, rules = text.partition("flags owner;\nset s {")
     assert before.splitlines() == [
         "table inet selfhosted_mail {",

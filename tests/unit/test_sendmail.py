@@ -365,7 +365,7 @@ def test_when_it_is_away_root_puts_it_aside_and_others_hear_of_it(
     mail = sendmail.Mail("", ["a@x.org"], b"From: x\n\n.\n")
     with pytest.raises(sendmail.Away):
         sendmail.hand_in(mail, HOST)
-    # smtpctl's place is taken by what shows what it was told.
+    # A program that shows its arguments replaces smtpctl.
     shown = tmp_path / "smtpctl"
     shown.write_text('#!/bin/sh\nprintf "%s|" "$@"\ncat\n')
     shown.chmod(0o755)

@@ -23,7 +23,7 @@ PASSWORD = "correct horse battery staple"
 SCHEMES = ["$2a$", "$2b$", "$2y$", "$5$", "$6$", "$y$", "$gy$", "$7$"]
 HASH = "$6$wonderland$1asxSCdvXeUluRiLIqS67ZKu5aCraQTK5M7UUrNO6YL5BqCZLEI7JdZ6GAvAtprywLm/xQrzSq1tEgo7KkRGm0"
 
-# crypt(3) of a server: a hash of the first argument for each scheme of the rest, scrypt as cheap as it comes.
+# crypt(3) of a server: a hash of the first argument for each scheme in the others, scrypt at its lowest cost.
 CRYPT = r"""
 import ctypes, os, sys
 library = ctypes.CDLL("libcrypt.so.1")
@@ -227,7 +227,7 @@ def test_cron_of_a_shell_user(server: Server, shelly: None) -> None:
     assert f"shelly@{server.hostname}".encode() in server.mailbox(login(server, "bob"), marker)
 
 
-# What a user without rights gets of OpenSMTPD's own socket and of what has its rights.
+# Access of an unprivileged user to OpenSMTPD's own socket and to programs with its rights.
 DOORS = r"""
 import socket, subprocess
 for path in ("/run/smtpd.sock", "/var/run/smtpd.sock", "/run/opensmtpd/smtpd.sock"):

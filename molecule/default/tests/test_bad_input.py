@@ -18,7 +18,7 @@ pytestmark = pytest.mark.disruptive
 
 ALICE = {"address": "alice@twelve.test", "password_hash": "$6$wonderland$" + "x" * 86}
 
-# Variable that has to be named, what is set, and what the message has to say besides.
+# The variable that the message must name, the settings, and a further part of the message.
 CASES: dict[str, tuple[str, dict[str, object], str]] = {
     "domain missing": ("mail_domain", {"mail_domain": ""}, ""),
     "domain without dot": ("mail_domain", {"mail_domain": "localhost"}, "localhost"),

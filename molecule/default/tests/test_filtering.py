@@ -171,7 +171,7 @@ def test_our_own_name_in_helo(server: Server) -> None:
     for name in (server.hostname, f"[{server.ip}]"):
         with smtplib.SMTP(server.ip, 25, timeout=60) as session:
             assert session.docmd("EHLO", name)[0] == 550
-        # Mail programs of users say what they like.
+        # Users' mail programs use any name.
         with smtplib.SMTP(server.ip, 587, timeout=60) as session:
             assert session.docmd("EHLO", name)[0] == 250
 

@@ -32,7 +32,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """With the mailbox of left@, who has no account."""
     server = request.param
     leave(server)
-    # Whoever stays has a mailbox, whatever has arrived so far.
+    # Remaining accounts have a mailbox, even without mail.
     server.run("mkdir", "-p", f"/var/vmail/{server.domain}/alice", user="vmail")
     yield server
     server.sh(f"rm -rf {ARCHIVES}; setpriv --reuid=vmail --clear-groups rm -rf /var/vmail/{server.domain}/left")

@@ -83,7 +83,7 @@ def test_full_mailbox_is_refused_at_rcpt(server: Server) -> None:
     with smtp.login(server.ip, 587, server.bob.address, server.bob.password) as session:
         session.mail(server.bob.address)
         assert session.rcpt(quinn.address)[0] == 552
-    # Nobody is told anything afterwards, and those who share an address with a full mailbox get their mail.
+    # No bounces follow, and members of the same list with space get their mail.
     shared = server.receive(f"crew@{server.domain}")
     server.mailbox(server.bob, str(shared["Message-ID"]))
     expunge(server, quinn)
@@ -336,7 +336,7 @@ def test_moving_waits_for_nobody(server: Server) -> None:
     with unwatched(server):
         server.run("systemctl", "stop", "rspamd")
         try:
-            # A busy machine takes its time; who waited for Rspamd would wait as long as it is away.
+            # Long enough for a busy machine; a move that waits for Rspamd would take as long as it is down.
             assert move(server, login, marker, "INBOX", "Junk") < 20
             server.mailbox(login, marker, "Junk")
             assert len(waiting(server)) == 1

@@ -15,7 +15,7 @@ import pytest
 from testbed import containers, dns
 from testbed.servers import RELAY, Server, both
 
-# What is wrong is asked again a second later.
+# Wrong records are checked again a second later.
 LOOK = "selfhosted-mail-dns@1.service"
 PROVE = "/usr/local/lib/selfhosted-mail/prove-dns"
 CONFIG = "/etc/selfhosted-mail/dns.json"
@@ -90,7 +90,7 @@ def test_each_fix_mends(server: Server) -> None:
         key = found[f"DKIM mail._domainkey.{domain}"]["fix"]
         # In strings, and behind that in one for web interfaces.
         assert re.search(r'TXT "v=DKIM1; k=rsa; p=[^"]+" "[^"]+" ; in one string: v=DKIM1; k=rsa; p=[^"\s]{392}$', key)
-        # The lines that are pasted take the place of what is there.
+        # The pasted lines replace the existing records.
         rest = re.sub(r'(?m)^(mail\._domainkey|@ .*"v=spf1|mail .*"v=spf1).*\n', "", wrong)
         fixes = [found[subject]["fix"] for subject in not_ok(found)]
         dns.publish(domain, "\n".join([rest, *fixes, ""]))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from testbed.containers import wait_for
 from testbed.servers import FRIEND, Server, both
 
-# Every file that contains one of these strings, whatever its name.
+# Every file that contains one of these strings, by any name.
 SEARCH = r"""
 import os, re, stat, sys
 from grp import getgrgid

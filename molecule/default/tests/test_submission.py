@@ -159,7 +159,7 @@ def test_message_from_a_mime_program(server: Server) -> None:
 def test_client_address_does_not_leave(server: Server, port: int) -> None:
     kept = server.relayed(server.submit(port=port))
     head = kept.raw.split(b"\n\n", 1)[0]
-    # What the session said and was: `login` greets as client.world.test.
+    # Properties of the session: `login` greets as client.world.test.
     assert not re.search(rb"198\.51\.100\.1(?!\d)|world\.test", head), head.decode()
 
 

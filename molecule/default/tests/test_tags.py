@@ -20,7 +20,7 @@ RUNS = {
     "bans": {"bans", "firewall"},
     "certificate": {"bans", "dovecot", "firewall", *HUB},
     "dkimproxy": {"accounts", "dkimproxy"},
-    # What writes records.
+    # Roles that write records.
     "dns": {"bans", "dkimproxy", "dns", "dovecot", *HUB},
     "dovecot": {"accounts", "bans", "dovecot", "firewall"},
     "firewall": {"bans", "dkimproxy", "dovecot", "firewall", "rspamd", *HUB},

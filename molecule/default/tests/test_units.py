@@ -17,7 +17,7 @@ from testbed import units
 from testbed.playbook import run_site
 from testbed.servers import FRIEND, Server, both
 
-RESTART = 80  # seconds; without a limit of ours systemd waits for 90, and for Redis as long as it takes
+RESTART = 80  # seconds; by default systemd waits for 90, and for Redis without a limit
 ROOTS = "/root/roots"
 
 

@@ -188,7 +188,7 @@ def test_who_is_the_systems_user(server: Server, mallory: None) -> None:
         server.run("sh", "-c", f"{program} '{text}'")
 
 
-# Says to OpenSMTPD's port for users of the host what sendmail would not; prints the last answer.
+# Sends commands to port 10025 that sendmail would not; prints the last reply.
 CLIENT = r"""
 import smtplib, sys
 port, sender, recipient, author, marker = sys.argv[1:]

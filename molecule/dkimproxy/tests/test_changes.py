@@ -173,7 +173,7 @@ def test_a_file_of_dkimproxy_is_taken_over(host, container, next_hop, role, tmp_
         assert (tags["a"], tags["s"], tags["c"]) == ("rsa-sha256", "brought", "relaxed/simple")
         assert send(container, "alice@our.test", compose("alice@other.test")[1]).startswith("550 5.7.1 ")
         assert "changed=0 " in role(dkimproxy_config_file=str(own), dkimproxy_legacy="ignore").output
-        # What its signer would not take in is taken back, while the other goes on.
+        # A configuration that its signer rejects is rolled back, and the other host is not affected.
         host.run_test("mv /etc/dkimproxy/private.key /root/private.key")
         own.write_text(own.read_text().replace("min_servers 5", "min_servers 6"))
         broken = role(fails=True, dkimproxy_config_file=str(own), dkimproxy_legacy="ignore")

@@ -59,7 +59,7 @@ listener, second = bound(), bound()
 listener.listen(0)
 second.settimeout(6)
 print('waiting', flush=True)
-# Local ports of those who have sent a SYN (state 02) to port 10027, in /proc/net/tcp.
+# Local ports of sockets that have sent a SYN (state 02) to port 10027, in /proc/net/tcp.
 callers = r'0100007F:(\w{4}) 0100007F:%04X 02 ' % 10027
 until = time.monotonic() + 60
 while time.monotonic() < until:
@@ -201,7 +201,7 @@ def test_its_own_restart_leaves_no_gap(host, users, commands):
 
 
 def test_a_connection_older_than_the_rules_carries_nothing(host, users):
-    # Whoever of the tests' next hops is there.
+    # Any next hop of the tests that is running.
     host.run("systemctl stop guard-next-hop next-hop")
     host.run_test("systemctl stop dkimproxy")
     try:
@@ -209,7 +209,7 @@ def test_a_connection_older_than_the_rules_carries_nothing(host, users):
         assert connected_before(host, 10028, "root", "dkimproxy", "client") == "hello"
         assert connected_before(host, 10027, "dkimproxy", "mallory", "client") == "ConnectionResetError"
         assert connected_before(host, 10027, "dkimproxy", "opensmtpd", "client") == "hello"
-        # The greeting of who waits in its place.
+        # The greeting of the process that waits to replace it.
         assert connected_before(host, 10027, "mallory", "opensmtpd", "server") == "ConnectionResetError"
         assert connected_before(host, 10027, "dkimproxy", "opensmtpd", "server") == "hello"
     finally:
@@ -217,7 +217,7 @@ def test_a_connection_older_than_the_rules_carries_nothing(host, users):
 
 
 def test_loopback_is_closed_from_outside(host):
-    # What no rule speaks of is answered, be it that nobody listens there.
+    # Ports without a rule are answered, even if only by a reset.
     assert reached_from_outside(host, [10027, 10028, 10029]) == [10029]
 
 
@@ -251,7 +251,7 @@ def test_nothing_keeps_its_port(host, users, how):
 def test_who_holds_its_port_again_loses_all_processes(host, users):
     host.run_test("rm -rf /run/selfhosted-mail/free-port; ip netns add elsewhere")
     try:
-        # None of these is in the way.
+        # None of these blocks the port.
         others = [
             hold(host, "mallory", "127.0.0.2", 10027),
             hold(host, "mallory", "127.0.0.1", 10027, "udp"),

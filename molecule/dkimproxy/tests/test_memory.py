@@ -53,7 +53,7 @@ class Legacy:
         assert limit.isdigit(), "the unit has a MemoryHigh"
         self.group.mkdir(exist_ok=True)
         (self.group / "memory.limit_in_bytes").write_text(limit)
-        # Whom systemd starts is in systemd's group.
+        # Processes that systemd starts are in systemd's group.
         (self.group / "cgroup.procs").write_text(self.init)
         try:
             containers.run(self.name, "systemctl", "restart", "dkimproxy")

@@ -11,7 +11,7 @@ from testbed import containers
 ALICE = ("alice@example.org", "correct horse")
 BOB = ("bob@example.net", 'bättery "staple" : #1')
 CAROL = ("carol@example.org", "first")
-# Has a quota of 1 MB, the others 100 MB; alias david@, and davids@ leads there too.
+# Has a quota of 1 MB, the others 100 MB; aliases david@ and davids@.
 DAVE = ("dave@example.org", "fourth")
 # Has a Sieve script from the administrator.
 ERIN = ("erin@example.org", "fifth")

@@ -59,7 +59,7 @@ def test_tls_is_modern(address: str, version: ssl.TLSVersion, ciphers: str, acce
         if accepted:
             context.wrap_socket(plain).close()
         else:
-            # 2.4 says why with an alert, 2.3 hangs up.
+            # 2.4 gives the reason in an alert, 2.3 disconnects.
             with pytest.raises(ssl.SSLError, match=r"ALERT|UNEXPECTED_EOF"):
                 context.wrap_socket(plain)
 
@@ -68,7 +68,7 @@ def test_login(address: str) -> None:
     imap.session(address, *ALICE).logout()
     imap.session(address, ALICE[0].upper(), ALICE[1]).logout()
     with imaplib.IMAP4_SSL(address, 993, ssl_context=smtp.tls(), timeout=30) as box:
-        # imaplib's login() takes ASCII alone. RFC 4616
+        # imaplib's login() accepts only ASCII. RFC 4616
         assert box.authenticate("PLAIN", lambda _challenge: "\0".join(["", *BOB]).encode())[0] == "OK"
 
 

@@ -91,7 +91,7 @@ def test_others_mailboxes_are_out_of_reach(host: Host, address: str, deliver: Ca
         for way in WAYS:
             assert box.select(f'"{way}"')[0] == "NO", way
             assert box.list('""', f'"{way}/*"')[1] == [None], way
-            # Whatever such a name is taken for, it is a folder of her own.
+            # However the name is interpreted, it is one of her own folders.
             if box.create(f'"{way}/new"')[0] == "OK":
                 assert box.delete(f'"{way}/new"')[0] == "OK", way
     assert host.check_output(others) == before

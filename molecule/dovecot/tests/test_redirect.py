@@ -22,7 +22,7 @@ testinfra_hosts = ["docker://dovecot-debian12", "docker://dovecot-debian13"]
 
 Redirected = Callable[[str], list[tuple[str, str, bytes]]]
 
-# In OpenSMTPD's place: takes what is redirected, but for refused@, and for later@ as long as /root/closed is there.
+# Instead of OpenSMTPD: accepts redirected mail, except for refused@, and for later@ while /root/closed exists.
 PORT = r"""
 import json, os, socketserver
 

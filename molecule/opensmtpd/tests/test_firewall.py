@@ -44,7 +44,7 @@ def test_a_connection_older_than_the_rules(host, port, server, client, first, ca
 
 
 def test_loopback_is_closed_from_outside(host):
-    # What no rule speaks of is answered, be it that nobody listens there.
+    # Ports without a rule are answered, even if only by a reset.
     assert reached_from_outside(host, [10025, 10026, 10028, 10029]) == [10029]
 
 

@@ -96,7 +96,7 @@ def test_who_guesses_waits_and_nobody_else(host, address):
                 one.result()
 
 
-# From another address: a message that fits into what is left.
+# From another address: a message that fits into the remaining memory.
 SMALL = """
 import smtplib, sys
 with smtplib.SMTP(sys.argv[1], 25, timeout=60) as session:
@@ -135,7 +135,7 @@ def test_what_is_on_its_way_has_bounds(address):
         assert containers.run(MX, "python3", "-c", SMALL, address).strip() == "250"
         session.sock.shutdown(socket.SHUT_RDWR)
         session.close()
-    # What was broken off is forgotten.
+    # Aborted messages free their memory.
     assert answer(100_000)[1] != b"4.3.1 "
 
 
@@ -173,7 +173,7 @@ def test_recipients_of_an_account_in_an_hour(host, address):
 
         wait_for(written, what=f"{number} recipients are in {COUNTED}")
 
-    # What OpenSMTPD refuses does not count.
+    # Recipients that OpenSMTPD refuses do not count.
     assert answers("a@far.test", "nobody@our.test", "bob@our.test", "b@far.test") == [250, 550, 250, 250]
     kept(3)
     restart(host)
@@ -186,7 +186,7 @@ def test_recipients_of_an_account_in_an_hour(host, address):
     assert journal.count("selfhosted-mail alarm recipients/list@our.test: ") == 1
     assert "alarm recipients/bob" not in journal
 
-    # Where nothing can be kept, mail goes on, and nobody is locked out by it.
+    # If counts cannot be stored, mail is still accepted, and no login is blocked.
     restart(host, f"echo broken > {COUNTED}; mount -t tmpfs -o size=4k,ro none $(dirname {COUNTED})")
     try:
         assert answers(*["h@far.test"] * 6) == [250] * 4 + [450] * 2

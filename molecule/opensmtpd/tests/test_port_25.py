@@ -28,7 +28,7 @@ def test_our_own_name_and_addresses_in_helo(host, address, verb):
         with smtplib.SMTP(address, 25, timeout=60) as session:
             code, text = session.docmd(verb, name)
             assert code == 550 and text.startswith(b"5.7.1 "), f"{name}: {code} {text!r}"
-    # The host itself is told where its mail goes instead.
+    # The reply to the host itself names where to submit mail.
     program = f"import smtplib; print(smtplib.SMTP('127.0.0.1', 25).docmd('{verb}', '{hostname}')[0])"
     assert host.check_output("python3 -c %s", program) == "250"
     for name in (smtp.PEER, f"sub.{hostname}", "[198.51.100.1]"):
@@ -43,7 +43,7 @@ def test_size_is_offered_and_an_announced_one_looked_at(address):
         for words in (f"SIZE={limit + 1}", f"BODY=8BITMIME size={limit}0", "SIZE=999999999999999999999999"):
             code, text = session.docmd(f"MAIL FROM:<bob@world.test> {words}")
             assert code == 552 and text.startswith(b"5.3.4 "), f"{words}: {code} {text!r}"
-        # The session goes on, and what the one before announced is forgotten.
+        # The session continues, and the previous announcement is forgotten.
         for words in (f"SIZE={limit}", "SIZE=0", "", "BODY=8BITMIME"):
             assert session.docmd(f"MAIL FROM:<bob@world.test> {words}".strip())[0] == 250, words
             session.rset()

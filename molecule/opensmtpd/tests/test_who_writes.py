@@ -35,7 +35,7 @@ def sendmail(container, user, text, *arguments):
     return done.returncode, done.stderr.decode()
 
 
-# A session over TCP: port, then MAIL's sender, the recipient, the message. Prints what was answered last.
+# A session over TCP: port, then MAIL's sender, the recipient, the message. Prints the last reply.
 SESSION = """
 import smtplib, sys
 port, sender, recipient, message = sys.argv[1:]
@@ -418,7 +418,7 @@ def test_sendmail_waits_while_opensmtpd_starts_anew(host, container):
     host.run_test("systemctl stop opensmtpd")
     with ThreadPoolExecutor() as pool:
         done = pool.submit(sendmail, container, "bobby", "Subject: s\n\nx\n", to)
-        # It is there, and has no answer yet.
+        # It is running, and has no answer yet.
         containers.wait_for(lambda: host.run("pgrep -u bobby -f sendmail").rc == 0)
         host.run_test("systemctl start opensmtpd")
         assert done.result() == (0, "")

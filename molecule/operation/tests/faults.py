@@ -73,7 +73,7 @@ _FIND = r"""
 import ctypes, os, re, socket, subprocess, sys, time
 
 def processes():
-    # Number, unit, and what is said of it.
+    # Pid, unit, and description.
     ps = ["ps", "-eo", "pid=,ppid=,user:32=,unit:64=,args="]
     for line in subprocess.run(ps, capture_output=True, text=True).stdout.splitlines():
         pid, parent, user, unit, what = line.split(None, 4)
@@ -99,7 +99,7 @@ if signal:
     print(pid)
     sys.exit()
 
-# Its input ends, so that it ends itself. What with is looked at (ptrace(2)).
+# Its input ends, so that it ends itself. ptrace(2) shows its exit code.
 PTRACE_SEIZE, PTRACE_O_TRACEEXIT, PTRACE_GETEVENTMSG, PTRACE_DETACH, SYS_pidfd_getfd = 0x4206, 0x40, 0x4201, 17, 438
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.argtypes = [ctypes.c_long] * 4

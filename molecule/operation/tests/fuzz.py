@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from testbed import smtp
 from testbed.servers import FRIEND, STRANGER, Login, Server
 
-SILENCE = 0.3  # seconds after which the next words are said, answered or not
+SILENCE = 0.3  # seconds after which the next part is sent, answered or not
 HANGS = 60  # seconds for a command of the host
 TOKENS = [
     b"\0", b"\r", b"\n", b"\r\n", b"\r\n.\r\n", b"\n.\n", b"|", b"'", b'"', b"\\", b"<", b">", b"@", b":", b",",

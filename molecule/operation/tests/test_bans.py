@@ -18,7 +18,7 @@ FIREWALL = "selfhosted-mail-nftables"
 LOG = "/var/log/fail2ban.log"
 FAILURES = 10  # as shipped
 CLOSED = [465, 587, 993, 4190]
-# Clients; molecule.yml says who of them is trusted.
+# Clients; molecule.yml names the trusted ones.
 GUESSER, OTHER, TRUSTED = "10.66.0.242", "10.66.0.243", "10.66.0.254"
 SPREAD = [f"2001:db8:66:1::{number:x}" for number in range(2, 12)]
 NEIGHBOUR, OTHER_NETWORK = "2001:db8:66:1:ffff::1", "2001:db8:66:2::1"
@@ -242,7 +242,7 @@ def test_the_next_ban_is_longer_and_outlives_fail2ban(server: Server) -> None:
         return server.run("cat", LOG).count(f"] Ban {AGAIN}\n")
 
     before = times()
-    # fail2ban leaves out a ban that would be over when it comes to it.
+    # fail2ban skips a ban that would already have expired.
     server.run("fail2ban-client", "set", "selfhosted-mail", "bantime", "30")
     try:
         guess(server, [AGAIN])

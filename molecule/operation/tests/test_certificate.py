@@ -334,7 +334,7 @@ def test_files_that_change_are_served() -> None:
             settled(server)
             server.sh(way)
             wait_for(lambda new=new: served(server) == {new}, SERVED_WITHIN, f"{server.container}: {way}")
-        # What does not belong together is not served.
+        # A pair that does not match is not served.
         own_pair(server)
         settled(server)
         begun = time.time()

@@ -25,7 +25,7 @@ PORTS = {"25", "465", "587", "993", "4190"}
 TOKENS = "/run/selfhosted-mail-proofs"
 FOLDER = "/var/lib/selfhosted-mail/proof"
 WRONG = 2
-KEPT = 262144  # octets of what a token gets
+KEPT = 262144  # maximum octets of a token's file
 
 Finding = dict[str, Any]
 
@@ -194,7 +194,7 @@ def test_only_a_token_of_the_last_hour_is_taken(server: Server) -> None:
     forget(server)
     for address in known:
         assert refusal(server, address) == 550
-    # And what was kept for it has gone.
+    # And its file has been removed.
     assert server.run("find", FOLDER, "-type", "f") == ""
 
 

@@ -158,7 +158,7 @@ class Course:
                     continue
                 first = min(copy.when for copy in copies)
                 self.slowest = max(self.slowest, first - max(mail.taken, begun))
-                # A hop inside the server that was broken off is one more answer that nobody has seen.
+                # An interrupted hop inside the server counts as one more lost reply.
                 allowed = 1 + mail.unseen + (first > self.about - 2)
                 if len(copies) > allowed:
                     self.problems.append(f"{mail.name} came {len(copies)} times: {mail.tries}")
@@ -192,7 +192,7 @@ class Course:
 
 def check_fault(server: Server, kind: Kind, by_the_clock: bool) -> None:
     """Run a fault. With `by_the_clock` the time limit counts, and a row goes into the table."""
-    # It gives up on what it restarts again and again, and here each fault is the first.
+    # The watch stops restarting a unit after three restarts, and here each fault must be the first.
     server.sh(f"systemctl stop selfhosted-mail-watch.service; rm -f {STATE}")
     before = server.sh(f"systemctl is-active {' '.join(UNITS)} || true")
     course = Course(server, kind.name, kind.make(server), by_the_clock)
@@ -242,7 +242,7 @@ def test_one_of_each_kind(server: Server, kind: Kind) -> None:
     check_fault(server, kind, by_the_clock=False)
 
 
-# Hands in a message where signed mail comes back, as the signing proxy does; says what its end was answered.
+# Submits a message on port 10028, as the signing proxy does; prints the reply to its end.
 SIGNED = """
 import os, pwd, smtplib, subprocess, sys
 sender, recipient, fill = sys.argv[1:]

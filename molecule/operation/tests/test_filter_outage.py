@@ -109,7 +109,7 @@ def test_hung(server: Server, stop: Callable[[Server], None]) -> None:
     back(server)
 
 
-# A process of the filter's name that does not read what it is told.
+# A process with the filter's name that does not read its input.
 IMPOSTOR = """
 import os, socket, time
 ours, theirs = socket.socketpair()

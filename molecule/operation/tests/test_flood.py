@@ -30,7 +30,7 @@ def begun(source):
     session.rcpt(recipient)
     assert session.docmd("DATA")[0] == 354
     session.send(b"Subject: flood\r\n\r\n")
-    # What is on its way when this ends.
+    # Data in transit when this ends.
     session.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
     session.sock.setblocking(False)
     return session.sock
@@ -92,12 +92,12 @@ def test_messages_that_never_end(server: Server, speed: int) -> None:
                 raise AssertionError("it has ended")
             begun = time.monotonic()
             as_client(server.container, _OTHER, *other)
-            # Rspamd does not like who has no name, so that it may be in Junk.
+            # Rspamd adds to the score of clients without a reverse name, so it may be in Junk.
             found = ["doveadm", "search", "-u", server.bob.address, "mailbox", "*", "header", "Message-ID"]
             found += [message["Message-ID"]]
             wait_for(lambda: server.run(*found), begun + SOON - time.monotonic(), "other mail has arrived")
         report.progress(f"{server.domain}, {speed} octets a second: {most >> 10} MB")
-        # Without an end of theirs the server would wait for them.
+        # If they did not end, the server would wait for them.
         gone = "ss -Hnt 'sport = :25 and dst 10.66.0.0/24'"
         wait_for(lambda: not server.sh(gone), what="their connections have ended")
     assert most <= MEMORY, f"{most} kB"

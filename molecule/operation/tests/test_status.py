@@ -23,7 +23,7 @@ TIMER = "selfhosted-mail-watch.timer"
 WATCH = "selfhosted-mail-watch.service"
 WRONG = 2
 MINUTE = 60  # seconds
-# systemd of the containers says this of services.
+# systemd in the containers reports this about services.
 NOT_OURS = re.compile(r"Failed to (attach|create) .*compat systemd cgroup")
 
 Findings = list[dict[str, str]]
@@ -61,7 +61,7 @@ def test_all_is_well(server: Server) -> None:
     assert {one["check"] for one in findings} >= CHECKS
     assert all(set(one) == FIELDS for one in findings)
     assert {one["subject"] for one in findings if one["check"] == "smtp"} == {"25", "465", "587"}
-    # The same for people; what to do is on a line of its own.
+    # The same as text; the fix is on a separate line.
     lines = [line for line in server.run("/usr/local/sbin/mail-status").splitlines() if not line.startswith(" ")]
     assert len(lines) == len(findings)
     assert all(line.startswith("ok ") for line in lines if " release " not in line)
@@ -183,7 +183,7 @@ def test_what_is_down(server: Server, unit: str, checks: set[tuple[str, str]]) -
     wait_for(lambda: not not_ok(status(server)[1]), PATIENCE, "all is well again")
 
 
-# What a client would meet: the kernel takes the connection, and nobody answers.
+# As clients see it: the kernel accepts the connection, and no process answers.
 CONNECTS = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), 5).close(); print('open')"
 
 

@@ -16,7 +16,7 @@ from testbed.playbook import run_role
 
 NOBODY = "198.51.100.126"
 NAME = "relay.pipeline.test"
-SOON = 60  # seconds within which what waited has left once the stage is back
+SOON = 60  # seconds within which queued mail is sent once the stage is back
 PROCESSES = "main=$(systemctl show -P MainPID dkimproxy); echo $main $(pgrep -P $main)"
 WATCHDOG = "systemctl show -P WatchdogTimestampMonotonic dkimproxy"  # microseconds
 CHILDREN = "$(pgrep -P $(systemctl show -P MainPID dkimproxy))"
@@ -35,7 +35,7 @@ def killed_under_load(server: Server, load: int) -> None:
     main = 0
     with batch.submitting(load, 4):
         for number, kill in enumerate(kills):
-            # Each in the middle of what the one before left to do.
+            # Each while the consequences of the previous one are not over.
             wait_for(lambda number=number: batch.arrived() > load * number // 8, 240, "more mail")  # type: ignore[misc]
             # Not the one that the last kill ended, of which systemd may not know yet.
             wait_for(lambda main=main: server.main_pid("dkimproxy") not in (0, main), what="the signer is back")  # type: ignore[misc]
@@ -82,7 +82,7 @@ def test_reloaded_under_load(server: Server) -> None:
                 before = said(words)
                 if bad:
                     assert server.sh(f"echo nonsense 1 >>{conf}; systemctl reload dkimproxy 2>&1 || echo refused")
-                    # What `reload` finds out beforehand, a HUP finds out too late.
+                    # `reload` checks the configuration first, a HUP does not.
                     server.sh("systemctl kill --kill-whom=main --signal=HUP dkimproxy")
                 else:
                     server.sh("systemctl reload dkimproxy")
@@ -176,7 +176,7 @@ def test_the_relay_is_away_and_then_hangs() -> None:
     run(RELAY, "sh", "-c", stop.format("STOP"))
     try:
         submit()
-        # The kernel takes the connections, and nobody says anything.
+        # The kernel accepts the connections, and no process answers.
         wait_for(lambda: run(RELAY, "ss", "-Htn", "state", "established", "( sport = :587 )"), what="a connection")
         assert [batch.arrived() for batch in batches.values()] == [0, 0]
     finally:
@@ -241,7 +241,7 @@ def test_a_hung_next_hop(server: Server) -> None:
                 pkill -STOP -x smtpd; ss -Htn state established '( dport = :10028 )' | grep -q . && exit
                 pkill -CONT -x smtpd; sleep 0.05
                 done; exit 1""")
-            # The signer goes on telling systemd that it lives.
+            # The signer keeps notifying systemd's watchdog.
             told = server.sh(WATCHDOG)
             wait_for(lambda: int(server.sh(WATCHDOG)) > int(told) + 10_000_000, what="ten seconds of the signer's")
             assert server.main_pid("dkimproxy") == main
@@ -314,7 +314,7 @@ def test_odd_messages_verify_behind_opensmtpd_or_are_refused(server: Server) -> 
     server.settle()
     begin, batch = server.now(), Batch(server)
     odd = [(b"", body, "") for body in ODD_BODIES.values()]
-    # What the signer adds where it is missing.
+    # Fields that the signer adds if they are missing.
     for without in ("", "Date", "Message-ID", "To"):
         odd += [(field + b"\r\n", b"Hello.\r\n", without) for field in ODD_FIELDS.values()]
     refused = 0

@@ -30,7 +30,7 @@ try:
 except OSError as error:
     print(type(error).__name__)
 """
-# A question over UDP and its answer, between sockets of two users: what of it arrives. "free" is nobody's business.
+# A query over UDP and its answer, between sockets of two users: which packets arrive. No rule concerns "free".
 DATAGRAMS = """
 import contextlib, json, os, pwd, socket, sys
 port, server, client = sys.argv[1:]
@@ -132,7 +132,7 @@ def test_nobody_answers_in_their_place(host: Any) -> None:
 
 
 def test_loopback_is_closed_from_outside(host: Any) -> None:
-    # What no rule speaks of is answered, be it that nobody listens there.
+    # Ports without a rule are answered, even if only by a reset.
     assert reached_from_outside(host, [5335, 11333, 11334, 11335]) == [11335]
 
 

@@ -17,7 +17,7 @@ from rspamd_host import message as message_with_body
 from testbed import containers, dns
 
 testinfra_hosts = ["docker://rspamd-debian12", "docker://rspamd-debian13"]
-RELAY = "198.51.100.77"  # where our own mail comes from
+RELAY = "198.51.100.77"  # the address from which our own mail is sent
 SELECTOR = f"s{time.time_ns()}".encode()  # of this process
 
 

@@ -69,7 +69,7 @@ def test_clean_mail_gets_our_verdict_and_a_score_and_loses_forged_ones(host: Any
 
 
 def test_spam_is_marked_after_it_was_deferred_once(host: Any, filter_path: str) -> None:
-    # Somebody without names whose own provider took it for spam.
+    # A client without a reverse name, whose provider marked the message as spam.
     sender = f"{uuid.uuid4()}@nowhere.test"
     text = message(body=f"Buy {sender}\n", sender=sender, more="X-Spam-Flag: YES\nX-Spam: no\n")
     result, _same = filtered(host, filter_path, text, STRANGER, sender)

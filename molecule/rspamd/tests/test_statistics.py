@@ -49,15 +49,15 @@ def test_who_has_the_sockets_group_teaches_and_a_twin_is_judged(host: Any) -> No
     for number in range(5):
         for kind in WORDS:
             said = teach(host, kind, text(kind, run))
-            # What it knows well already, it need not learn again.
+            # Rspamd does not learn a message that it already classifies clearly.
             assert "success = true" in said or (number and "denied" in said), f"{kind}: {said}"
     for address in ("alice@our.test", "Alice+tag@our.test", "a@our.test"):
-        # Rspamd answers who teaches before Redis has all of it.
+        # Rspamd answers the training request before Redis has all data.
         containers.wait_for(lambda address=address: bayes(host, text("spam", run), address) > 0, what="spam is known")
         containers.wait_for(lambda address=address: bayes(host, text("ham", run), address) <= 0, what="ham is known")
-    # Nobody else's.
+    # Not those of other accounts.
     assert bayes(host, text("spam", run), "bob@our.test") == 0
-    # What comes back from Junk has its twins judged otherwise.
+    # A message moved out of Junk changes the verdict on similar ones.
     before = bayes(host, text("spam", run), "alice@our.test")
     for _number in range(5):
         teach(host, "ham", text("spam", run))

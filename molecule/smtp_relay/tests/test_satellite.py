@@ -32,7 +32,7 @@ def test_local_mail_leaves_through_the_provider_with_login_and_tls(container):
     assert kept.recipients == ("carol@far.test",)
 
 
-# Who asks and goes away without having read the answer has OpenSMTPD end (CVE-2025-62875).
+# A client that disconnects without reading the answer makes OpenSMTPD end (CVE-2025-62875).
 ASK_AND_GO = """
 import select, socket, struct
 for path in "/run/smtpd.sock", "/run/opensmtpd/smtpd.sock":
@@ -61,7 +61,7 @@ def test_what_users_write_while_it_is_away_leaves_later(container):
     containers.run(container, "systemctl", "stop", "opensmtpd")
     marker = uuid.uuid4().hex
     try:
-        # It ends with EX_TEMPFAIL all the same.
+        # It still ends with EX_TEMPFAIL.
         command = f"printf 'Subject: {marker}\\n\\n.\\n' | /usr/sbin/sendmail carol@far.test || test $? -eq 75"
         containers.run(container, "sh", "-c", command, user="nobody")
     finally:

@@ -21,10 +21,10 @@ from testbed.signatures import check_signed
 pytestmark = pytest.mark.disruptive
 testinfra_hosts = ["docker://years-old"]
 LATEST = {"mail_restore_snapshot": "latest"}
-# What the old server was like when it ended.
+# State of the old server when it ended.
 GONE: dict[str, Any] = {}
 QUEUE = "-e mail_restore_queue=true sends it"
-# What docs/operating.md says: commands on the old server between the two restores, and the variables of these.
+# As in docs/operating.md: commands on the old server between the two restores, and their variables.
 MOVE = (playbook.CHECKOUT / "docs/operating.md").read_text().partition("## Move to another host")[2]
 ON_THE_OLD_ONE = re.findall(r"(?m)^ +(systemctl .*)$", MOVE)
 FIRST, SECOND = (dict(re.findall(r"-e (\w+)=(\w+)", line)) for line in re.findall(r"restore\.yml .*", MOVE))

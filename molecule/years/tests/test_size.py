@@ -15,7 +15,7 @@ WANTED = 20 << 30
 # The mail, the repository, the restored one, and space for all else.
 COPIES = 4
 BOX = "/var/vmail/years.test/bob/Maildir"
-# Messages as people have them, most of them small and most of the octets in a few, none of which can be made smaller.
+# Typical messages: most are small, and a few have most of the octets, which cannot be compressed.
 FILL = """
 import base64, os, sys
 folder, wanted = sys.argv[1], int(sys.argv[2])

@@ -88,7 +88,7 @@ def killed(task: str, when: Callable[[], object] = lambda: None, paused: bool = 
             if paused:
                 os.killpg(run.pid, signal.SIGSTOP)
             when()
-            # It would end by itself, as soon as the host is gone.
+            # It would end as soon as the host is down.
             os.killpg(run.pid, signal.SIGSTOP)
             containers.docker("kill", SERVER.container)
             os.killpg(run.pid, signal.SIGKILL)
@@ -292,7 +292,7 @@ def all_runs() -> None:
 
 
 Check = Callable[[], object]
-# Task that has begun, what has to happen before the power goes, and how the host is when it is back.
+# The task that has begun, a condition before the power failure, and the host's state after it.
 POINTS: dict[str, tuple[str, Check, Check]] = {
     "sources changed": ("Write the unit that upgrades the packages", lambda: None, sources_changed),
     # Here, or in a later task where there is nothing yet to go on with.

@@ -25,7 +25,7 @@ SECRETS = ("deposit-password", PASSWORD)
 FRIEND, STRANGER = "friend@far.test", "stranger@world.test"
 ALICE, BOB = ("alice@years.test", "alices-password"), ("bob@years.test", "correct horse battery staple")
 RESTORE = playbook.CHECKOUT / "playbooks/restore.yml"
-# As IMAP has them (RFC 3501 section 5.1.3): a dot in a name, another level, what is not ASCII.
+# In IMAP's encoding (RFC 3501 section 5.1.3): a dot in a name, a subfolder, non-ASCII characters.
 FOLDERS = ("INBOX", "Work/2020.final", "&ANw-bung", "a.b/c", "Archive")
 FLAGS = ("", r"\Seen", r"\Seen \Answered $Forwarded", r"\Flagged Wichtig project", r"\Draft", r"\Deleted \Seen")
 SCRIPT = 'require "fileinto";\nif header :contains "Subject" "to the archive" { fileinto "Archive"; }\n'

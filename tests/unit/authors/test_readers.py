@@ -52,7 +52,7 @@ def test_all_readers_see_the_writer(alice, text):
     assert {mailbox.addr_spec.lower() for mailbox in message["From"].addresses} == found
     line = value.replace(b"\r\n", b"").decode()
     assert {address.lower() for _name, address in getaddresses([line])} == found
-    # Who decodes first and takes whatever looks like an address.
+    # A reader that decodes first and accepts anything that looks like an address.
     parts = [
         part if isinstance(part, str) else part.decode("utf-8" if name in ("x", None) else name, "replace")
         for part, name in decode_header(line)

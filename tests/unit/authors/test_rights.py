@@ -61,7 +61,7 @@ def allowed(rights, sender, author):
         ("anyone@example.net", "other@example.net", True),
         ("alice@example.net", "other@example.net", False),
         ("alice@example.net", "alice@example.org", True),
-        # A shared address: itself, and what all who share it may use.
+        # A shared address: itself, and what all its users may use.
         ("info@example.org", "info@example.org", True),
         ("info@example.org", "bob@example.org", False),
         ("bob@example.org", "info@example.org", True),
@@ -99,7 +99,7 @@ def test_envelope_sender(rights, sender, author, expected):
         ("alice@example.org", "Alice <alice@example.org>", ["alice@example.org"]),
         ("Alice@Example.org", "sales+x@example.org", ["sales+x@example.org"]),
         ("alice@example.org", "alice@example.org, sales@example.org", ["alice@example.org", "sales@example.org"]),
-        # Of the two who share info@, the one who writes may use what is his.
+        # Of the two users of info@, the writer may use his own addresses.
         ("bob@example.org", "bob@example.org", ["bob@example.org"]),
         ("bob@example.org", "carol@example.org", "from-not-allowed"),
         ("admin", "anyone@example.net", ["anyone@example.net"]),
@@ -185,7 +185,7 @@ def test_sender_shows_an_address_too(rights):
         ("www-data", 33, "www-data", True),
         ("www-data", 33, "postmaster", True),
         ("www-data", 33, "backup", False),
-        # Neither is the system's: nobody, DynamicUser, a directory's user.
+        # None is a system user: nobody, DynamicUser, a user of a directory service.
         ("nobody", 65534, "root", False),
         ("dynamic", 61500, "root", False),
         ("directory", 200000, "root", False),

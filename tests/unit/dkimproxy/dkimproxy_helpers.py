@@ -298,7 +298,7 @@ class Daemon:
         self.file.write_text(self.base + (text or "selector rsa\n"))
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(directory / "notify"))
-        # Read at once like systemd does it: a full queue would hold up who writes.
+        # Read at once, as systemd does: a full queue would block the writer.
         self._states: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
         self.log = directory / "log"

@@ -90,7 +90,7 @@ def test_a_client_that_never_reads_holds_up_nobody_and_is_left(proxy, next_hop):
         wait_until(lambda: next_hop._connections[0].fileno() == -1)
 
 
-# Everything that somebody has taken for a line end, on both sides of a dot that somebody has taken for alone.
+# Every sequence that some server accepts as a line end, on both sides of a single dot.
 LINE_ENDS = [
     b"\r\n",
     b"\n",
@@ -148,7 +148,7 @@ def test_no_command_in_a_command(proxy, next_hop, verb, before):
         assert client.send(EHLO).startswith(b"250")
         client.socket.sendall(verb + before + b"RCPT TO:<victim@example.net>\r\n" + b"QUIT\r\n")
         codes = rest(client)
-    # What stands behind an LF is a line of its own, which is answered too; behind a CR it belongs to the refused one.
+    # Text after an LF is a separate line, which is answered too; after a CR it belongs to the refused one.
     assert len(codes) == (2 if before == b"\r" else 3)
     assert codes[0] == "500" and codes[-1] == "221", codes
     assert all(re.fullmatch(rb"[^\r\n\0]*\r\n", line) for line in next_hop.sessions[0])

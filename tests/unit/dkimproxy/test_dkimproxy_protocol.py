@@ -408,7 +408,7 @@ def test_two_signatures_the_rsa_one_first(keys, next_hop, tmp_path):
 @pytest.mark.parametrize(
     ("reply", "queue_id"),
     [
-        # OpenSMTPD 7.4 and 7.6 (one format), Postfix, Exim, and what has none.
+        # OpenSMTPD 7.4 and 7.6 (one format), Postfix, Exim, and a reply without one.
         (b"250 2.0.0 5f6a1b2c Message accepted for delivery", "5f6a1b2c"),
         (b"250 2.0.0 Ok: queued as 4XyZ12abcdz", "4XyZ12abcdz"),
         (b"250 OK id=1tFxyz-00000000abc-2DEF", "1tFxyz-00000000abc-2DEF"),

@@ -8,7 +8,7 @@ from dkimproxy_helpers import Client
 
 MEGABYTE = 1_000_000
 AUTHOR = b"From: alice@example.org\r\n"
-# What From is made of, over and over.
+# Parts of From, repeated many times.
 FROM = {
     "labels that are not ASCII": (b"a@", "é.".encode(), b"x"),
     "one label that is not ASCII": (b"a@", "é".encode(), b".x"),

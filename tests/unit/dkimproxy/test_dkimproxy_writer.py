@@ -32,10 +32,10 @@ def settings(tmp_path):
         # Shared with bob, and she writes as herself.
         (ALICE + MESSAGE, b"info@example.org", b"250"),
         (BOB + MESSAGE, b"info@example.org", b"550 5.7.1"),
-        # The sender is another's, whatever From says.
+        # The envelope sender belongs to another account.
         (ALICE + MESSAGE, b"bob@example.org", b"550 5.7.1 alice@example.org may not send mail as bob@example.org."),
         (BOB + AS_BOB, b"bob@example.org", b"250"),
-        # Nobody has logged in: the host's own names, or the account of the sender.
+        # Without a login: the host's own names, or the account of the sender.
         (MESSAGE, b"", b"550 5.7.1"),
         (FROM_HOST, b"", b"250"),
         (TRACE % b"" + MESSAGE, b"", b"550 5.7.1"),

@@ -21,7 +21,7 @@ def test_a_network_has_twice_as_much_memory_as_is_left(inside: Callable[..., Ins
     world.tell(*begun("d", "[2001:db8::2]"), *begun("e", "198.51.100.2"))
     assert world.fills("a", 15) == 15
     assert world.fills("b") == 5
-    # The other addresses find what is left, those of one /64 network together.
+    # Other addresses may use the rest, those of one /64 network together.
     assert world.fills("c", 5) == 5
     assert world.fills("d") == 2
     assert world.fills("e") == 2

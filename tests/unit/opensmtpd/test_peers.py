@@ -46,10 +46,10 @@ def test_the_kernel_says_whose_a_connection_is() -> None:
             connection = connections.opened(family)
             source, destination = names(connection)
             assert peer_uid(source, destination) == os.getuid()
-            # Another one's port, other connections of it, the other side, and what does not exist.
+            # Another socket's port, its other connections, the other side, and one that does not exist.
             assert peer_uid("127.0.0.2:" + source.partition(":")[2], destination) is None
             assert peer_uid(source, "127.0.0.1:1") is None
-            # What was closed is nobody's.
+            # A closed connection has no user.
             connection.close()
             assert peer_uid(source, destination) is None
 

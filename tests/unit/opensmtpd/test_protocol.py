@@ -61,7 +61,7 @@ def test_messages_of_a_session(said: Callable[..., list[str]]) -> None:
             f"report|{TOLD}|tx-reset|{session}|m",
         ]
 
-    # What was begun and broken off is not counted.
+    # Aborted messages are not counted.
     told = [*mail("a@b"), *accepted(), *mail("a@b"), *accepted(), *mail("a@b"), *mail("a@b", "o")]
     answer = said(connected(), connected("o"), *told, messages=2)
     assert results(answer) == ["proceed"] * 4 + [
@@ -86,7 +86,7 @@ def test_a_failed_login_is_told_with_its_address(
     for line in [
         connected(port=465, source=source),
         f"report|{TOLD}|link-auth|s|fail|who\nfailed login from 192.0.2.1",
-        # Nobody guessed.
+        # No password was guessed.
         f"report|{TOLD}|link-auth|s|error|alice@our.test",
         f"report|{TOLD}|link-auth|s|pass|alice@our.test",
     ]:

@@ -32,7 +32,7 @@ def test_recipients_are_counted_over_sessions_and_ports(files: Path) -> None:
         running.tell(*told)
         assert running.says(*recipient(), *recipient("o"), *recipient()) == ["proceed"] * 3
         assert running.says(*recipient("o", "tempfail"), *recipient(result="tempfail")) == [PUT_OFF] * 2
-        # Of others, of whom there is no limit, and from outside.
+        # Of logins without a limit, and from outside.
         assert running.says(*recipient("b") * 20, *recipient("w") * 20) == ["proceed"] * 40
     alarm = "selfhosted-mail alarm recipients/alice@our.test: alice@our.test has had 3 recipients within an hour; "
     alarm += "further ones get a temporary failure (450) until the count falls below the limit"
@@ -44,7 +44,7 @@ def test_what_opensmtpd_refuses_does_not_count(files: Path) -> None:
         running.tell(*logged_in())
         assert running.says(*recipient(result="permfail") * 9, *recipient(result="tempfail") * 9) == ["proceed"] * 18
         assert running.says(*recipient() * 3) == ["proceed"] * 3
-        # Nor does a refusal of our own make room, nor one that comes twice.
+        # Neither our own refusal nor a repeated one lowers the count.
         assert running.says(*recipient(result="tempfail"), *recipient(result="tempfail")) == [PUT_OFF] * 2
 
 

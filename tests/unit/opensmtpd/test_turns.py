@@ -35,7 +35,7 @@ def test_one_password_of_a_network_is_checked_at_a_time(inside: Callable[..., In
     assert turns(world.tell(*wants_in("x", "198.51.100.2"), *wants_in("y", "[2001:db8::1]"))) == ["x", "y"]
     assert turns(world.tell(*wants_in("z", "[2001:db8::2]"))) == []
     assert turns(world.tell(judged("a", "pass"), judged("y", "error"))) == ["b", "z"]
-    # After a wrong one the next waits, and one that is another's says nothing.
+    # After a wrong password the next login waits. A result for a session whose turn is over has no effect.
     assert turns(world.tell(judged("b", "fail"), judged("a", "pass"), *says_password("b"), after=0.9)) == []
     assert turns(world.tell(after=0.9)) == []
     assert turns(world.tell(after=0.2)) == ["c"]

@@ -121,7 +121,7 @@ def test_salts_differ(tables: Tables, directory: Path) -> None:
     assert written_hash(directory, "alice@example.org") != written_hash(directory, "bob@example.org")
 
 
-# One for each scheme that preflight takes; any salt will do.
+# One for each scheme that preflight accepts, with any salt.
 SETTINGS = {
     "$2a$": "$2a$05$abcdefghijklmnopqrstuu",
     "$2b$": "$2b$05$abcdefghijklmnopqrstuu",
@@ -181,7 +181,7 @@ def test_recipients_in_an_hour(tables: Tables, directory: Path) -> None:
 def test_mailboxes_without_an_account_are_named(tables: Tables, directory: Path) -> None:
     for box in ("alice", "bob"):
         (directory.parent / "vmail" / "example.org" / box).mkdir(parents=True)
-    # What the mailboxes' user has linked is none.
+    # A link of the mailboxes' user is not a mailbox.
     (directory.parent / "vmail" / "other.example").symlink_to("/")
     (directory.parent / "vmail" / "example.org" / "carol").symlink_to("/etc")
     accounts = [{"address": "alice@example.org", "password_hash": HASH}]

@@ -134,7 +134,7 @@ def test_port_80(monkeypatch: pytest.MonkeyPatch, body: str | None, said: str) -
 
     with http.server.HTTPServer(("127.0.0.1", 0), Web) as server:
         monkeypatch.setattr(outside, "HTTP", server.server_address[1])
-        # The patience is for what does not listen.
+        # Only a port without a listener is retried.
         monkeypatch.setattr(outside.http.client, "HTTPConnection", Patient)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

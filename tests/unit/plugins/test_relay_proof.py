@@ -79,7 +79,7 @@ PUBLISH = "# publish example.org.zone"
             "changed date",
             "mail_relay_unsigned_headers: [date, reply-to]",
         ),
-        # What is not signed may change.
+        # Unsigned fields may change.
         (new("Date", "now"), {}, "ok", "changed date", ""),
         (new("Auto-Submitted", "no"), {"dkim": "fail"}, "error", "the key in DNS is different", PUBLISH),
         (lambda text: text + "A free account.\n", {"dkim": "fail"}, "error", "changed the body", "switch off"),

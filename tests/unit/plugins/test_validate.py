@@ -21,7 +21,7 @@ import yaml
 
 PLAYBOOK = Path(os.environ.get("ANSIBLE_PLAYBOOK", Path(sys.executable).parent / "ansible-playbook"))
 WORD = "s3Cr"
-# What a generator of passwords, or somebody who wants to protect one, makes of a text.
+# Texts from password generators, or as users may quote them.
 TEXTS = {
     "expression": f"{WORD}{{{{{WORD}",
     "statement": f"{WORD}{{%{WORD}",

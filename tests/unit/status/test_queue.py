@@ -194,7 +194,7 @@ def test_each_refusal_of_the_null_sender_is_a_line() -> None:
     state: dict[str, Any] = {}
     reply = "550 to send email from a blank sender, enable blank senders"
     lines = connected(NOW - 9) + delivery(NOW - 8, "PermFail", reply, "") + delivery(NOW - 7, "PermFail", reply, "")
-    # What the first look finds is old.
+    # Findings of the first call are old.
     before: dict[str, Any] = {}
     assert kinds(looked(before, lines)) == [("null sender", "warning")]
     assert "lines" not in before

@@ -102,7 +102,7 @@ def test_who_breaks_off_at_two_looks_is_restarted(
     commands: list[tuple[str, ...]], look: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     state: dict[str, Any] = {}
-    # Somebody had restarted it, and did so again.
+    # An administrator had restarted it, and did so again.
     for second, answers in (0, [closed(OPENSMTPD)]), (30, []), (61, [closed(OPENSMTPD)]):
         look(state, answers, second)
     assert restarts(commands) == 0
