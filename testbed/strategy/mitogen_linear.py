@@ -28,9 +28,9 @@ def _load_collections(invocation: Any) -> None:
 planner._load_collections = _load_collections
 for loader in (filter_loader, test_loader):
     list(loader.all())
-# By default a run looks a thousand times a second whether a task has ended.
+# By default a run checks a thousand times a second whether a task has ended.
 constants.DEFAULT_INTERNAL_POLL_INTERVAL = 0.01
-# Each task is a fork, which would copy what the collector of garbage touches.
+# Each task is a fork, in which the garbage collector would copy memory by touching it.
 gc.freeze()
 gc.disable()
 
