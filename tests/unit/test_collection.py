@@ -53,7 +53,7 @@ class Installed:
         self.root = directory / "collections" / "ansible_collections" / "selfhosted" / "mail"
 
     def run(self, program: str, *options: str) -> str:
-        """Output of an Ansible program that knows no collection but this one; no checkout is near."""
+        """Output of an Ansible program with only this collection installed, outside the checkout."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE", "PYTHON"))}
         environment |= {
             "ANSIBLE_COLLECTIONS_PATH": str(self.directory / "collections"),

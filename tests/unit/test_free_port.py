@@ -196,7 +196,7 @@ def test_a_long_time_ago_is_not_again(program: ModuleType) -> None:
 
 
 def test_root_is_never_all(load_program: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever may still send signals to init would end everything."""
+    """A process that may still signal init would end all processes."""
     program = load_program("firewall/files/usr/local/lib/selfhosted-mail/free-port")
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "fork", lambda: 0)

@@ -69,7 +69,7 @@ ALICES = ["alice", "caught", "info", "postmaster", "tagged"]
     ],
 )
 def test_an_address_is_full_when_all_it_leads_to_is(program: ModuleType, full: set[str], names: list[str]) -> None:
-    """A catch-all never is, nor what leads elsewhere too, nor a loop."""
+    """Never a catch-all, an address with an external target, or a loop."""
     assert program.full_addresses(full, program.read_virtuals()) == [f"{name}@example.org" for name in names]
 
 

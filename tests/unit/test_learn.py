@@ -17,7 +17,7 @@ import pytest
 
 
 class Rspamd(http.server.BaseHTTPRequestHandler):
-    """A controller that answers as it is told to; ``asked``: path, account and message."""
+    """A controller with preset answers; ``asked``: path, account and message."""
 
     status = 200
     asked: list[tuple[str, str, bytes]]

@@ -143,7 +143,7 @@ def test_a_file_that_cannot_be_read(program: ModuleType, tmp_path: Path, capsys:
 
 @pytest.fixture
 def systemd(program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """What is told to systemd arrives here; libnftables has a socket, and after its start the program is to end."""
+    """Receives notifications to systemd; libnftables has a socket, and the program ends after its start."""
     monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: None)
     monkeypatch.setattr(signal, "sigwait", lambda _signals: signal.SIGTERM)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))

@@ -222,7 +222,7 @@ def test_long_lines_are_encoded(sendmail: ModuleType) -> None:
 
 
 class Server:
-    """Answers each command with what the test says, else as OpenSMTPD does; one connection after the other."""
+    """Answers commands as the test sets, else as OpenSMTPD does; one connection after the other."""
 
     def __init__(self, answers: dict[str, str]) -> None:
         self.answers = answers

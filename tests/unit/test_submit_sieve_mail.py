@@ -53,7 +53,7 @@ class Server(socketserver.StreamRequestHandler):
 
 
 class Taker:
-    """A program that takes messages; each ends as ``ends`` says, in words of the shell."""
+    """A program that receives messages; ``ends``: shell commands with which each call ends."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -252,7 +252,7 @@ def test_opensmtpds_own_socket_is_closed(server: Server, shelly: None) -> None:
 
 
 def test_removed_while_logged_in(hashes: list[str]) -> None:
-    """The open session ends, logins are refused at once, others stay, the mail stays and the run says so."""
+    """The open session ends, logins are refused at once, others stay; the mail is kept and the run reports it."""
     messages = {server: server.receive(f"leaver@{server.domain}") for server in SERVERS}
     on_both(lambda server: server.mailbox(login(server, "leaver"), str(messages[server]["Message-ID"])))
     leavers = {server: imap.session(server.ip, f"leaver@{server.domain}", PASSWORD) for server in SERVERS}

@@ -150,7 +150,7 @@ def inventory(folder: Path, hosts: dict[str, dict[str, object]], container: str 
 
 
 def refused(inventory: Path) -> dict[str, str]:
-    """What the output of a run says of each failed host. It ends with the first play, and shows no secret."""
+    """The output of a run for each failed host. Asserts that the run ends with the first play, without secrets."""
     output = run_site(inventory=inventory, fails=True).output
     assert len(re.findall(r"^PLAY \[", output, re.MULTILINE)) == 1
     assert "seCret99" not in output

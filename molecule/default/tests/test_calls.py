@@ -63,7 +63,7 @@ def test_a_task_to_start_at_needs_facts() -> None:
 
 
 def test_a_host_that_is_down(tmp_path: Path) -> None:
-    """Nothing changes anywhere, and the others are named by --limit."""
+    """Nothing changes on any host, and --limit lists the others."""
     inventory = tmp_path / "away.yml"
     inventory.write_text(DOWN)
     done = run_site("-i", str(inventory), variables=CHANGED, fails=True)

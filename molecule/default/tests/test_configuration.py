@@ -31,7 +31,7 @@ def test_broken_configuration_never_replaces_a_running_one() -> None:
 
 
 def test_output_shows_no_secret() -> None:
-    """New secrets in a run that says all it can: neither the old nor the new ones are in the output."""
+    """New secrets in a run with full output: it contains neither the old nor the new ones."""
     new = {
         "mail_relay_password": "nEw-relay-seCret",
         "mail_accounts": [

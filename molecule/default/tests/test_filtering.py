@@ -139,7 +139,7 @@ def strict_peer(domain: str) -> Peer:
 @pytest.mark.parametrize("case", ODD_SPACE)
 @both
 def test_a_signature_over_odd_white_space(server: Server, case: str) -> None:
-    """RFC 6376 sections 3.4.3 and 3.4.4. What Rspamd reads in another way goes to Junk unverified."""
+    """RFC 6376 sections 3.4.3 and 3.4.4. Mail that Rspamd canonicalizes differently goes to Junk."""
     canonicalization, body = ODD_SPACE[case]
     peer = strict_peer(f"strict-{server.domain}")
     message = smtp.compose(f"writer@{peer.domain}", [server.alice.address])
@@ -178,7 +178,7 @@ def test_our_own_name_in_helo(server: Server) -> None:
 
 @both
 def test_domains_that_ask_get_reports(server: Server) -> None:
-    """RFC 7489 section 7.2. Rspamd takes addresses in top-level domains that exist alone."""
+    """RFC 7489 section 7.2. Rspamd accepts only addresses in existing top-level domains."""
     domain = "example.org"
     publish(domain, f'@ TXT "v=spf1 ip4:198.51.100.1 -all"\n_dmarc TXT "v=DMARC1; p=none; rua=mailto:dmarc@{domain}"\n')
     marker = f"writer-{uuid.uuid4()}@{domain}"
@@ -207,7 +207,7 @@ def test_domains_that_ask_get_reports(server: Server) -> None:
 
 @both
 def test_junk_teaches_through_the_socket_alone(server: Server) -> None:
-    """What learns for Dovecot has the socket's group as a further one; nobody else on the host."""
+    """Only Dovecot's program learn has the socket's group, as a supplementary one."""
     unit = "selfhosted-mail-learn.service"
     shown = server.run("systemctl", "show", "-p", "User", "-p", "SupplementaryGroups", unit)
     assert set(shown.split()) == {"User=vmail", "SupplementaryGroups=_rspamd"}

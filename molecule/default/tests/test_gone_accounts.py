@@ -29,7 +29,7 @@ truncate -s "$0" Maildir/new/3.M3.host
 
 @pytest.fixture(params=SERVERS, ids=lambda server: server.container)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """With the mailbox of left@, who has no account."""
+    """A server with the mailbox of left@, which has no account."""
     server = request.param
     leave(server)
     # Remaining accounts have a mailbox, even without mail.

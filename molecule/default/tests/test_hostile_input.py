@@ -29,7 +29,7 @@ def bring(server: Server, message: bytes, starttls: bool = False) -> tuple[int, 
 
 
 def check_long_line(server: Server, length: int, starttls: bool) -> None:
-    """A line that the filters can take passes, a longer one is refused; the next sender is answered."""
+    """A line up to the filters' limit passes, a longer one is refused; the next sender is answered."""
     message = smtp.wire(smtp.compose(STRANGER, [server.alice.address]))
     answer = bring(server, message + b"x" * length + b"\r\n", starttls)
     if length <= 60_000:

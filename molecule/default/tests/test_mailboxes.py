@@ -61,7 +61,7 @@ def quinn_has_space() -> Iterator[None]:
 
 @both
 def test_full_mailbox_is_refused_at_rcpt(server: Server) -> None:
-    """With whatever leads there, from outside and from our users; others are reached, and so is it with space again."""
+    """All its addresses, from outside and from our users; others are reached, and so is it with space again."""
     quinn = server.quinn
     leads_there = [f"{name}@{server.domain}" for name in ("quinn", "Quinn+tag", "q", "quota")]
     for address in leads_there:
@@ -187,7 +187,7 @@ def test_no_script_notifies(server: Server) -> None:
 
 @both
 def test_what_a_script_refuses_is_answered_by_the_host(server: Server) -> None:
-    """Not by the admin, whose words they are not; and signed, outside and to our own."""
+    """Not with the administrator's address; and signed, to external and own recipients."""
     marker, sender = f"No thanks {uuid.uuid4()}", f"curious-{uuid.uuid4().hex[:8]}@world.test"
     with script(server, server.quinn, f'require "reject";\nreject "{marker}";\n'):
         message = smtp.compose(sender, [server.quinn.address])
@@ -292,7 +292,7 @@ def bayes_says(server: Server, text: str) -> str:
 
 @both
 def test_verdict_on_a_twin(server: Server) -> None:
-    """What users moved changes what Rspamd says of the next message of its kind."""
+    """Moved messages change Rspamd's verdict on the next similar one."""
     login = server.bob
     words = {kind: [f"{kind}{uuid.uuid4().hex[:6]}" for _ in range(60)] for kind in ("pills", "novel")}
 
@@ -328,7 +328,7 @@ def waiting(server: Server) -> list[str]:
 
 @both
 def test_moving_waits_for_nobody(server: Server) -> None:
-    """While Rspamd is away the message moves at once, and is learned later."""
+    """While Rspamd is down the message is moved at once, and is learned later."""
     login = server.alice
     marker = taken(server, login)
     spam_before = learned(server)[0]

@@ -25,7 +25,7 @@ Findings = dict[str, dict[str, str]]
 
 
 def look(server: Server) -> tuple[int, Findings]:
-    """Exit code of mail-status, and what it says of DNS by subject."""
+    """Exit code of mail-status, and its DNS findings by subject."""
     server.run("systemctl", "start", LOOK)
     code, _newline, text = server.sh("mail-status --json > /run/found; echo $?; cat /run/found").partition("\n")
     return int(code), {one["subject"]: one for one in json.loads(text) if one["check"] == "dns"}

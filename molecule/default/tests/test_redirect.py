@@ -21,7 +21,7 @@ def copies(server: Server, marker: str) -> list[bytes]:
 
 
 def received(server: Server, code: str, sender: str = STRANGER) -> str:
-    """Message-ID of a new message for quinn, whose script this is, when nothing waits any more."""
+    """Message-ID of a new message for quinn, with this script, once the queue is empty."""
     message = smtp.compose(sender or "mailer-daemon@world.test", [server.quinn.address])
     with script(server, server.quinn, code):
         smtp.deliver(server.ip, sender, [server.quinn.address], message)

@@ -33,7 +33,7 @@ PRIVATE_KEY = r"-----BEGIN [A-Z ]*PRIVATE KEY-----\n[A-Za-z0-9+/=\n]{40}"
 
 
 def escaped(text: str) -> str:
-    """As a regular expression for bytes, whatever way a file format quotes it."""
+    """A regular expression for bytes, for all ways in which file formats quote it."""
     return r"\\?".join("\\" + letter if not letter.isalnum() else letter for letter in text)
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.disruptive
 
 
 def tried(server: Server, recipient: str, since: str) -> bool:
-    """Whether delivery to this recipient was tried: it is put off, or its connections are refused and it is held."""
+    """Whether delivery to this recipient was tried: it is deferred, or held after refused connections."""
     if any(recipient in line and re.search(r"\|pending\|.*\|\D", line) for line in server.queue().splitlines()):
         return True
     journal = server.run("journalctl", "--quiet", "--no-pager", "--identifier=smtpd", f"--since={since}")

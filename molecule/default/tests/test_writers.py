@@ -20,7 +20,7 @@ from testbed.signatures import author, fields
 
 
 def hand_in(server: Server, login: Login, head: str, sender: str | None = None, to: str = FRIEND) -> str:
-    """A message with this header goes in at 465; its marker. Raises smtplib's errors."""
+    """Submit a message with this header on 465; returns its marker. Raises smtplib's errors."""
     marker = f"{uuid.uuid4()}@test"
     text = f"{head}Subject: x\r\nMessage-ID: <{marker}>\r\n\r\nHello.\r\n"
     envelope = login.address if sender is None else sender

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A next hop that takes any message and keeps none, for large ones. Run on the host by the tests."""
+"""A next hop for large messages, which accepts all and keeps none. Run on the host by the tests."""
 
 import asyncio
 

@@ -32,7 +32,7 @@ RESULTS = {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json", "ANSIBLE_CALLBACK_FORMAT_PR
 
 
 class Run:
-    """One run of the role on one host; `records` are what it says is to be published."""
+    """One run of the role on one host; `records`: the DNS records that it wrote."""
 
     def __init__(self, container: str, fails: bool, variables: dict[str, object]) -> None:
         self.output = run_role(container, "-v", variables=variables, fails=fails, environment=RESULTS).output
@@ -43,7 +43,7 @@ class Run:
         return sorted(self.records[domain])
 
     def verifies(self, message: bytes, index: int = 0) -> bool:
-        """Whether this signature holds against the records of the run."""
+        """Whether this signature is valid with the records of the run."""
 
         def record(query: bytes, timeout: int = 5) -> bytes | None:
             selector, _, domain = query.decode().rstrip(".").partition("._domainkey.")

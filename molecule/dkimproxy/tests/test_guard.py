@@ -168,7 +168,7 @@ def main_pid(host, unit: str) -> str:
 
 
 def as_mallory(host, program: str, output: str) -> None:
-    """A program of hers runs on; what it prints is in the file."""
+    """Start a program as the user mallory; its output is in the file."""
     host.run_test(
         f"rm -f {output}; systemd-run --collect --unit=impostor-{uuid.uuid4().hex[:8]} --quiet --uid=mallory"
         f" --property=StandardOutput=truncate:{output} python3 -c %s",

@@ -36,7 +36,7 @@ print(json.dumps({name: [code, text.decode()] for name, (code, text) in replies.
 
 
 def lmtp(container: str, message: bytes, *recipients: str, user: str = "vmail") -> dict[str, tuple[int, str]]:
-    """Hand in a message (CRLF line endings, no dot lines) as the system user `user`.
+    """Submit a message (CRLF line endings, no dot lines) as the system user `user`.
 
     Code and text by recipient: of RCPT where that refused, else of the message (RFC 2033 §4.2). AssertionError with the
     client's traceback when the socket cannot be reached.

@@ -59,7 +59,7 @@ with socketserver.ThreadingTCPServer(("127.0.0.1", 10026), Session) as server:
 
 @pytest.fixture
 def redirected(host: Host, container: str) -> Iterator[Redirected]:
-    """`redirected(identity)`: sender, recipient and message of what has come with this Message-ID."""
+    """`redirected(identity)`: sender, recipient and text of the received message with this Message-ID."""
     containers.write(container, "/root/port.py", PORT)
     host.check_output("touch /root/redirected; systemd-run --unit=redirects --quiet python3 /root/port.py")
     wait_for(lambda: "127.0.0.1:10026" in host.check_output("ss -Hltn"), what="the port for redirected mail")
@@ -218,7 +218,7 @@ def sendmail(host: Host, container: str) -> Iterator[None]:
 def test_the_owner_reads_why_an_answer_was_refused(
     container: str, address: str, sendmail: None, own_script: Callable[..., None]
 ) -> None:
-    """Once for each who would have been answered, and the message itself is there."""
+    """Once for each sender who would have got an answer; the message itself is delivered."""
     # One of its own, as a run before may have answered.
     handle = uuid.uuid4().hex
     own_script(ALICE, f'require "vacation";\nvacation :handle "{handle}" :from "bob@example.net" "Away.";\n')

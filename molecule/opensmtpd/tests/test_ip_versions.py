@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Receivers that take nothing over IPv6 from an address without a reverse name; a server that sends over IPv4 alone."""
+"""Receivers that refuse IPv6 addresses without a reverse name; a server that sends only over IPv4."""
 
 import pytest
 

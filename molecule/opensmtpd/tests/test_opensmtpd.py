@@ -306,7 +306,7 @@ CREDENTIALS = "/etc/selfhosted-mail/credentials"
 
 @pytest.fixture
 def credentials(host):
-    """Changes the table of credentials with a sed script and has OpenSMTPD read it again; what was there comes back."""
+    """Change the table of credentials with a sed script, make OpenSMTPD read it, and restore it afterwards."""
     host.run_test(f"cp -p {CREDENTIALS} /root/credentials")
 
     def change(script):
@@ -344,7 +344,7 @@ def test_ten_thousand_accounts(host, address, credentials):
 
 
 def test_whatever_stands_in_a_salt(host, address, credentials):
-    """Preflight takes hashes with such salts, and a table of OpenSMTPD knows quotes, lists and comments."""
+    """Preflight accepts hashes with such salts, and OpenSMTPD's tables interpret quotes, lists and comments."""
     hashed = host.check_output("openssl passwd -6 -salt %s odd", "a'b\"#,(|=d")
     host.run_test("echo %s >>%s", f"odd@our.test {hashed}", CREDENTIALS)
     credentials("")
@@ -354,7 +354,7 @@ def test_whatever_stands_in_a_salt(host, address, credentials):
 
 @pytest.mark.parametrize("port", [25, 465, 587])
 def test_messages_of_a_session(address, port):
-    """A hundred, and the next one may come in another session; what was broken off does not count."""
+    """A hundred; the next one needs another session, and aborted messages do not count."""
     wire = smtp.wire(smtp.compose("alice@our.test", ["alice@our.test"]))
     session = smtplib.SMTP(address, 25, timeout=60) if port == 25 else smtp.login(address, port, *ALICE)
     with session:

@@ -28,7 +28,7 @@ def users(host):
 
 
 def sendmail(container, user, text, *arguments):
-    """Exit code and what it says."""
+    """Exit code and output."""
     command = ["docker", "exec", "--interactive", "--user", user, container, "/usr/sbin/sendmail", *arguments]
     text = text if isinstance(text, bytes) else text.encode()
     done = subprocess.run(command, input=text, capture_output=True, check=False)

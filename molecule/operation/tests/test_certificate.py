@@ -148,7 +148,7 @@ def published(server: Server, records: str) -> Iterator[None]:
 
 
 def test_a_server_that_is_away_is_tried_again() -> None:
-    """The run is green, self-signed certificates are served; the timer gets others, though nonces are refused."""
+    """The run succeeds with self-signed certificates; the timer orders others, although nonces are refused."""
     before = {server: on_disk(server) for server in SERVERS}
     done = certificate_run({**BY_ACME, "certificate_interval": 1})
     for server in SERVERS:
@@ -281,7 +281,7 @@ def test_port_80_is_asked_from_the_controller() -> None:
 
 
 def test_dns_challenge() -> None:
-    """The DNS provider's secrets are in no output and in no file for others. Nothing of it needs port 80."""
+    """No output, and no file that others can read, has the DNS provider's secrets. Port 80 is not needed."""
     held = {server: on_disk(server) for server in SERVERS}
     with port_80_is_in_the_way():
         done = certificate_run(BY_DNS, "--diff", "-vvv", environment=PLAIN)

@@ -48,7 +48,7 @@ def status_login(server: Server) -> Login:
 
 
 def shown(server: Server, count: int) -> None:
-    """So many ordinary runs find nothing."""
+    """Many ordinary runs find nothing."""
     for number in range(count):
         code, findings = status(server)
         assert (code, not_ok(findings)) == (0, []), number

@@ -49,7 +49,7 @@ class Server(server.Server):
         return smtp.login(self.ip, 587, user or self.alice, "alices-password")
 
     def queue(self) -> str:
-        """What waits in OpenSMTPD, a line each, but for bounces to alice, who has no mailbox here."""
+        """Queued mail, a line each, without bounces to alice, who has no mailbox here."""
         return self.sh(f"smtpctl show queue | grep -F {ANY_FRIEND} || true")
 
     def journal(self, since: str, unit: str = "dkimproxy") -> list[str]:
@@ -97,7 +97,7 @@ class Batch:
         return head.encode() + b"\r\n" + (body or b"Some words of a line, as people write them.\r\n" * 80)
 
     def submit(self, count: int, connections: int = 1, body: bytes = b"") -> None:
-        """Hand in so many messages on so many connections, one for each of several writers; all are taken."""
+        """Submit this many messages on this many connections, or on one for each writer; all are accepted."""
         assert len(self.writers) in (0, connections)
         with ThreadPoolExecutor(connections) as pool:
             list(pool.map(lambda first: self._submit(range(first, count, connections), body), range(connections)))
@@ -112,7 +112,7 @@ class Batch:
 
     @contextmanager
     def submitting(self, count: int, connections: int) -> Iterator[None]:
-        """Hand them in while the block runs; raises what went wrong."""
+        """Submit them while the block runs; raises errors of the submission."""
         with ThreadPoolExecutor(1) as pool:
             submitted = pool.submit(self.submit, count, connections)
             yield
@@ -120,7 +120,7 @@ class Batch:
 
     @contextmanager
     def trickling(self) -> Iterator[list[int]]:
-        """Hand in some fifty in a second as long as the block runs; yields their numbers, complete after the block."""
+        """Submit about fifty a second while the block runs; yields their numbers, complete after the block."""
         numbers: list[int] = []
         ended = threading.Event()
 
@@ -143,7 +143,7 @@ class Batch:
         return int(run(RELAY, "sh", "-c", f"{_KEPT} | wc -l || true", "sh", self.mark))
 
     def wait(self, count: int, timeout: float) -> None:
-        """So many copies are there within so many seconds."""
+        """Wait until this many copies have arrived within this many seconds."""
         what = f"{count} messages of {self.server.container}"
         try:
             wait_for(lambda: self.arrived() >= count, timeout, what)
@@ -159,7 +159,7 @@ class Batch:
         return [re.sub(rb"\r?\n", b"\r\n", message) for message in files]
 
     def check(self, count: int, copies: int = 1) -> None:
-        """All numbers up to `count` are there, each signed once and aligned, and at most so many copies of each."""
+        """Check that all numbers up to `count` have arrived, signed once and aligned, with a limit of copies."""
         found: dict[int, int] = {}
         for message in self.kept():
             match = re.search(rb"^Subject: %s\.(\d+)\." % self.mark.encode(), message, re.M)

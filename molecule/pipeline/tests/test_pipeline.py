@@ -64,7 +64,7 @@ def test_killed_under_a_long_load(server: Server) -> None:
 
 @both
 def test_reloaded_under_load(server: Server) -> None:
-    """No connection is dropped, so nothing has to wait and nothing comes twice; a bad configuration changes nothing."""
+    """No connection is dropped, so no mail waits or is duplicated; an invalid configuration changes nothing."""
     server.settle()
     begin, batch, processes = server.now(), Batch(server), server.sh(PROCESSES)
     conf = "/etc/dkimproxy/dkimproxy_out.conf"
@@ -139,7 +139,7 @@ def check_patience(server: Server) -> None:
 
 
 def test_the_relay_is_away_and_then_hangs() -> None:
-    """One provider for both servers. What it had not acknowledged may come twice."""
+    """One provider for both servers. Messages that it had not acknowledged may arrive twice."""
 
     @both
     def submit(server: Server) -> None:
@@ -185,7 +185,7 @@ def test_the_relay_is_away_and_then_hangs() -> None:
 
 
 def test_a_relay_is_taken_away_and_comes_back(tmp_path: Path) -> None:
-    """With 20 messages waiting for it. Its certificate is one that OpenSMTPD takes and Python's defaults do not."""
+    """With 20 queued messages. OpenSMTPD accepts its certificate, unlike Python's defaults."""
     relay = relays.Relay("", True, "without key usage", f"/CN={NAME}", (f"subjectAltName=DNS:{NAME}",))
     trusted, file = relays.authorities(tmp_path), "/usr/local/share/ca-certificates/relays.crt"
     write(RELAY, "/etc/postfix/tls/another.pem", relays.identity(tmp_path, relay).read_text())
@@ -254,7 +254,7 @@ def test_a_hung_next_hop(server: Server) -> None:
 
 @both
 def test_a_full_disk(server: Server) -> None:
-    """452 4.3.1 for what needs the spool; what fits into memory goes on; with room again the rest leaves."""
+    """452 4.3.1 for messages that need the spool; small ones pass; with space again the others are sent."""
     server.settle()
     begin, small, large = server.now(), Batch(server), Batch(server)
     spool = "/var/cache/dkimproxy"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""On the host: one SMTP session told to filter-rspamd in the words of smtpd-filters(7).
+"""On the host: one SMTP session, passed to filter-rspamd in the protocol of smtpd-filters(7).
 
 FILTER ADDRESS NAME SENDER MESSAGE, NAME being the reverse one of ADDRESS. Prints JSON: ``result`` of the commit phase
 and ``message`` as it would be delivered.

@@ -20,7 +20,7 @@ WORDS = {
 
 
 def text(kind: str, run: str) -> str:
-    """A message of its own, and yet a twin of the others of its kind and run, whose words are new to Rspamd."""
+    """A unique message, similar to the others of its kind and run, with words that are new to Rspamd."""
     body = " ".join(random.choice(WORDS[kind]) + run for _ in range(60))
     return message(body=f"{body}\n{uuid.uuid4()}\n").replace("Subject: hello", f"Subject: {kind}")
 

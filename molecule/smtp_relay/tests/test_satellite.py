@@ -134,7 +134,7 @@ def test_tls_below_1_2_is_refused(host, container):
 @pytest.mark.alone
 @pytest.mark.parametrize("most", [5, 100])
 def test_a_relay_that_takes_few_messages_in_a_connection_gets_all(container, most):
-    """5 is what it takes, 100 the default. OpenSMTPD's own next try of what met the 421 is 400 seconds away."""
+    """The provider accepts 5, the default is 100. OpenSMTPD itself would retry after a 421 only in 400 seconds."""
     marker = uuid.uuid4().hex
     message = f"Subject: {marker}\n\nOne of sixty.\n"
     send = "for _ in $(seq 60); do printf '%s' \"$0\" | sendmail carol@far.test; done"

@@ -227,7 +227,7 @@ def process_list(server: Server) -> Iterator[list[str]]:
 
 
 def test_passwords_in_no_process_list_and_old_ones_removed_where_that_is_wanted(filled: Server) -> None:
-    """In a repository that is made by this run."""
+    """In a repository that this run creates."""
     variables = {"mail_backup_repository": f"{REMOVABLE}{time.time_ns()}/", "mail_backup_keep": {"last": 1}}
     with process_list(filled) as lines:
         done = filled.site(variables, False, "--tags", "backup")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A move to another host while the old one runs, the end of that one, another host that becomes it, and one mailbox.
+"""A move to another host, a restore after the loss of the server, and a restore of one mailbox.
 
 The tests follow each other.
 """

@@ -104,7 +104,7 @@ def there(path: str) -> bool:
 
 
 def answered(ask: Callable[[], T]) -> T:
-    """What the host says; while dpkg replaces systemd or the C library, it may take a second question."""
+    """Output of a command on the host; retried, as dpkg may be replacing systemd or the C library."""
 
     def once() -> tuple[T] | None:
         with contextlib.suppress(AssertionError):
@@ -211,7 +211,7 @@ def learned() -> list[int]:
 
 
 def keys() -> str:
-    """What nobody may make anew."""
+    """State that must not be created again."""
     files = "dkimproxy/keys/* opensmtpd/srs.conf selfhosted-mail/status-login selfhosted-mail/tls/*.pem"
     return SERVER.sh(f"cd /etc; sha256sum {files}")
 

@@ -116,7 +116,7 @@ class Server(server.Server):
         return provider.wait_kept(REPOSITORY, str(message["Message-ID"]))
 
     def back_up(self) -> dict[str, Any]:
-        """What the state file says afterwards."""
+        """The state file afterwards."""
         self.run("systemctl", "start", "selfhosted-mail-backup.service")
         return self.state()
 
@@ -130,7 +130,7 @@ class Server(server.Server):
         return self.sh(f"set -a; . /etc/selfhosted-mail/restic.env; {given}restic --no-lock {' '.join(words)}")
 
     def secrets(self) -> str:
-        """Files that have to be the same for ever: keys, hashes, certificate, and who may read them."""
+        """Files that must stay the same: keys, hashes and certificate, with their owners and modes."""
         return self.sh(
             "cd /; find etc/dkimproxy/keys etc/opensmtpd/srs.conf etc/selfhosted-mail/passwd etc/selfhosted-mail/tls "
             "etc/selfhosted-mail/status-login etc/rspamd/controller_password.inc var/lib/private/selfhosted-mail-lego "
@@ -140,7 +140,7 @@ class Server(server.Server):
         )
 
     def findings(self) -> dict[str, Any]:
-        """What ``mail-status`` says, by check."""
+        """Findings of ``mail-status``, by check."""
         return {one["check"]: one for one in json.loads(self.sh("mail-status --json || true"))}
 
     def playbook(

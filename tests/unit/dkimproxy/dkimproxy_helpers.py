@@ -347,7 +347,7 @@ def launch(*arguments: str) -> list[str]:
 
 
 def ran(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """dkimproxy.out with these arguments, which end it by itself."""
+    """Run dkimproxy.out with arguments with which it ends."""
     return subprocess.run(launch(*arguments), capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -368,7 +368,7 @@ def open_files(*pids: int) -> list[str]:
 
 
 def wait_until(condition, seconds: float = 60, state=lambda: "") -> None:
-    """Return as soon as `condition()` is true; fail after so many seconds, with `state()`."""
+    """Return as soon as `condition()` is true; fail after this many seconds, with `state()`."""
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, f"it did not come about: {state()}"

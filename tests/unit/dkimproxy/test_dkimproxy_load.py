@@ -98,7 +98,7 @@ def memory(daemon) -> int:
 
 
 def test_stopped_by_everybody_at_once(keys, next_hop, tmp_path):
-    """systemd tells every process of the unit, and the master tells its workers again: an orderly end all the same."""
+    """systemd signals every process of the unit, and the master its workers again: the shutdown stays orderly."""
     for number in range(12):
         directory = tmp_path / str(number)
         directory.mkdir()

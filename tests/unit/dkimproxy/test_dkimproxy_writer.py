@@ -66,7 +66,7 @@ def test_the_login_does_not_leave(keys, next_hop, tmp_path, settings):
 
 
 def test_several_recipients(keys, next_hop, tmp_path, settings):
-    """OpenSMTPD names none of them then, and its words end right behind the login."""
+    """OpenSMTPD then names no recipient, and its field ends right after the login."""
     message = ALICE.replace(b"\r\n\tfor <bob@example.net>", b"") + MESSAGE
     with Proxy(keys, next_hop, tmp_path, settings) as proxy:
         assert deliver(proxy.port, message, b"").startswith(b"250")

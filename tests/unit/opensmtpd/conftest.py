@@ -20,7 +20,7 @@ def senders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def said(senders: Path) -> Callable[..., list[str]]:
-    """What it says after its registration, when told these lines."""
+    """Its answers to these lines, after its registration."""
 
     def run(
         *lines: str, size: int = 10**6, messages: int = 100, policy: str = "account", memory: int = 2**28

@@ -127,7 +127,7 @@ class Inside:
         return said.decode("latin-1").splitlines()
 
     def fills(self, session: str, megabytes: int = 100) -> int:
-        """So many megabytes or fewer of memory were there for the session's message, in lines of 1000 octets."""
+        """Megabytes that the session's message may use, in lines of 1000 octets; `megabytes` at most."""
         line = asked("data-line", "x" * 1000, session)
         sent = 0
         while sent < megabytes << 20 and lines(self.tell(line), session):
@@ -139,7 +139,7 @@ class Inside:
 
 
 class Running:
-    """The filter while it runs; what it is told is answered in between. It ends with its input."""
+    """The filter as a running process, which answers input at once. It ends with its input."""
 
     def __init__(self, senders: Path) -> None:
         self.said = senders.parent / "stderr"
@@ -181,5 +181,5 @@ class Running:
         return found
 
     def until(self, wanted: str, *lines: str) -> bool:
-        """Whether this is said sooner or later."""
+        """Repeat the lines until it gives this answer; whether it did."""
         return any(self.says(*lines)[-1].startswith(wanted) for _try in range(100_000))

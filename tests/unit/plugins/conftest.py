@@ -80,7 +80,7 @@ def playbook(tmp_path: Path, checkout: Path) -> Playbook:
 
 @pytest.fixture(autouse=True)
 def state_in_temporary_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What modules keep between runs stays out of this machine's ``/var`` and ``/run``."""
+    """Keeps the modules' state out of this machine's ``/var`` and ``/run``."""
     from ansible_collections.selfhosted.mail.plugins.module_utils import fileset, systemd_unit
 
     monkeypatch.setattr(fileset, "PREVIOUS", tmp_path / "kept" / "previous")

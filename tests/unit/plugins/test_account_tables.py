@@ -267,7 +267,7 @@ def test_the_quota_is_for_dovecot(tables: Tables, directory: Path, quota: str | 
 
 
 def test_the_login_for_checks_may_send_proofs_alone(tables: Tables, directory: Path) -> None:
-    """``mail-proof@`` of a domain takes no mail, a catch-all's neither."""
+    """``mail-proof@`` of a domain receives no mail, not even through a catch-all."""
     login = "mail-status@mail.example.org"
     accounts = [{"address": "bob@example.net", "password_hash": HASH}]
     domains = ["example.org", "example.net"]

@@ -83,7 +83,7 @@ def test_the_sender_map_knows_an_answer_to_every_address(address: str) -> None:
 
 
 def test_the_catch_all_is_no_signature() -> None:
-    """DKIMproxy takes a word for one, alone or with parentheses right behind it; a comma would end the text."""
+    """DKIMproxy parses a word as a signature, alone or followed by parentheses; a comma would end the text."""
     assert " " in SENDER_MAP["."] and not set(SENDER_MAP["."]) & set(",()")
 
 

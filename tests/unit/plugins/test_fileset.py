@@ -17,7 +17,7 @@ OLD_TIME = 1_700_000_000_000_000_000  # nanoseconds
 
 
 class Refused(Exception):
-    """A checker says no."""
+    """A checker that refuses."""
 
 
 def managed(path: Path, content: str | None, me: dict[str, str], mode: str = "0640", **more: Any) -> ManagedFile:
@@ -49,7 +49,7 @@ def test_put_writes_content_owner_and_mode_and_leaves_nothing_beside(tmp_path: P
 
 
 def test_put_replaces_the_file_in_one_step(tmp_path: Path, me: dict[str, str]) -> None:
-    """A reader that has the old file open goes on reading the old text."""
+    """A reader that has the old file open still reads the old text."""
     old_file(tmp_path / "a.conf", "old\n")
     with (tmp_path / "a.conf").open() as reader:
         managed(tmp_path / "a.conf", "new\n", me).put()

@@ -155,7 +155,7 @@ def test_daemons_are_not_started_while_packages_are_set_up(tmp_path: Path, monke
 
 
 def test_a_daemon_that_fails_while_it_is_removed_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Debian 12's Postfix does on a busy host. Others stay: what was not active before, and what has its file."""
+    """As Debian 12's Postfix on a busy host. Units that were inactive before or still have a file are left alone."""
     before = "postfix@-.service loaded active running Postfix\nssh.service loaded active running OpenSSH\n"
     after = (
         "postfix@-.service not-found failed failed postfix@-.service\n"

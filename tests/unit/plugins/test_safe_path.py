@@ -19,7 +19,7 @@ ROOTS = Access("root", "root", "0644")
 
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
-    """A directory of another user's, in which `learn` leads to a directory of root's."""
+    """Another user's directory, in which `learn` is a link to a directory of root."""
     (tmp_path / "roots").mkdir(mode=0o755)
     (tmp_path / "roots" / "shadow").write_text("secret\n")
     (tmp_path / "theirs").mkdir()

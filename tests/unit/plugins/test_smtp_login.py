@@ -81,7 +81,7 @@ def test_what_opensmtpd_can_use_is_taken_and_nothing_else(
 def test_addresses_of_the_other_version_of_ip(
     login: Login, pem: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
 ) -> None:
-    """OpenSMTPD takes them too, and waits two minutes for one that is silent."""
+    """OpenSMTPD accepts them too, and waits two minutes for a missing greeting."""
     with Provider(pem, USERNAME, PASSWORD) as provider, socket.create_server(("127.0.0.2", provider.port)) as other:
         other.listen(1 if answers else 0)
         # One more than the listener keeps is not answered any more.
@@ -118,7 +118,7 @@ def test_right_credentials(login: Login, pem: Path, smtps: bool, keywords: str) 
 
 @pytest.mark.parametrize(("reply", "taken"), [("550 enable blank senders", False), ("451 later", None)])
 def test_the_null_sender(login: Login, pem: Path, reply: str, taken: bool | None) -> None:
-    """Its refusal is a warning, whatever is required of the login."""
+    """A refused null sender is a warning, even if the login is required."""
     with Provider(pem, USERNAME, PASSWORD, null_sender=reply) as provider:
         result = login(provider, required=True)
     assert (result["accepted"], result["null_sender"]) == (True, taken)

@@ -65,7 +65,7 @@ def holding(variable: str, secret: object) -> tuple[dict[str, object], str]:
 
 
 class Folder:
-    """Where a run takes place; facts of every host are known, so that none is asked."""
+    """The directory of a run; facts of every host are preset, so that no host is contacted."""
 
     def __init__(self, path: Path, checkout: Path) -> None:
         self.path, self.checkout = path, checkout
@@ -127,7 +127,7 @@ def folder(tmp_path: Path, checkout: Path) -> Folder:
 
 
 def messages(output: str) -> dict[str, str]:
-    """What the output says of each failed host."""
+    """The output for each failed host."""
     found = re.findall(r"^fatal: \[(\S+)\]: FAILED! => (\{.*?^\})", output, re.MULTILINE | re.DOTALL)
     return {host: str(json.loads(text)["msg"]) for host, text in found}
 
@@ -344,7 +344,7 @@ def test_the_summary_says_what_is_known_of_the_provider_and_what_is_not(folder: 
 
 
 def test_a_file_of_the_controller_is_found_from_the_current_directory(folder: Folder, tmp_path: Path) -> None:
-    """By the check and by the role, wherever the playbook is and whatever PWD says."""
+    """Both in the validation and in the role, for any directory of the playbook and any PWD."""
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "files").mkdir(parents=True)
     for file in (folder.path / "own.conf", elsewhere / "files" / "other.conf"):

@@ -62,7 +62,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
 @pytest.fixture
 def look(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """One look at a time of ours."""
+    """One run of the watch, at a time that the test sets."""
 
     def act(state: dict[str, Any], answers: Iterable[Answer], now: float) -> None:
         monkeypatch.setattr(watch.time, "time", lambda: now)
@@ -155,7 +155,7 @@ def test_an_error_is_told_at_the_second_look_and_once_an_hour(
 def test_what_the_relay_has_said_is_told_at_once(
     commands: list[tuple[str, ...]], look: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Once an hour for each kind; what is for the journal alone stands there each time."""
+    """Once an hour for each kind; entries only for the journal are logged each time."""
     state: dict[str, Any] = {"lines": ["the relay refuses this", "and that"]}
     look(state, [wrong("relay")], 0)
     assert capsys.readouterr().out.splitlines() == [

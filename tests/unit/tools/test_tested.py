@@ -107,12 +107,12 @@ class Clone:
         self.git("commit", "--quiet", "--allow-empty", "--message=a change")
 
     def says(self) -> str:
-        """What the document says of the last run."""
+        """The document's part about the last run."""
         text = (self.folder / "docs/tested.md").read_text()
         return text.partition("<!-- make long -->\n")[2].partition("\n<!-- /make long -->")[0]
 
     def run(self, script: str, meanwhile: Callable[[], None] = lambda: None) -> str:
-        """What it says after a job with this script."""
+        """The document's part after a job with this script."""
         job = self.suite.Job("unit", ["sh", "-c", script])
         record, progress = self.suite.Record([job], []), self.suite.Progress()
         record.write(progress, ended=False)
