@@ -53,7 +53,7 @@ def journal(container: str, *options: str) -> str:
     return run(container, "sh", "-c", 'journalctl --sync; exec journalctl --no-pager "$@"', "sh", *options)
 
 
-# Seconds after which a test gives up, long enough for a busy machine. Time limits that users are promised are in the tests.
+# Seconds after which a test gives up, enough for a busy machine. Time limits that users are promised are in the tests.
 PATIENCE = 120
 
 
