@@ -100,7 +100,7 @@ def missing(wanted: dict[str, Any]) -> str | None:
     ports = listening() if wanted["ready_ports"] else set()
     for port in wanted["ready_ports"]:
         if port not in ports:
-            return f"nobody listens on port {port}"
+            return f"no process listens on port {port}"
     for argv in wanted["ready_commands"]:
         try:
             run(argv)

@@ -95,7 +95,10 @@ def backports_sources(release: str, targets: list[list[str]], archive: str) -> l
     """
     found = [target for target in targets if target[2] == "main" and target[1] in (release, "stable", "oldstable")]
     if not found:
-        raise CommandFailed(f"apt's sources on this host do not name {release} main, so its backports cannot be found")
+        raise CommandFailed(
+            f"apt's sources on this host do not name {release} main, so its backports cannot be found: add Debian's "
+            "archive to /etc/apt/sources.list"
+        )
     uri, _suite, _component, signed_by = found[0]
     # apt leaves the placeholder of an option that a source does not set.
     mirror = [f"URIs: {uri}"] + ([] if signed_by.startswith("$") else [f"Signed-By: {signed_by}"])

@@ -122,13 +122,13 @@ def no_space(octets: int, kernel: bool) -> Iterator[str]:
     devices = {os.stat(place).st_dev: place for place in reversed(needed)}
     for place in sorted(devices.values()):
         if (free := shutil.disk_usage(place).free) < needed[place]:
-            yield f"disk: {place} has {free >> 20} MB free, and {needed[place] >> 20} MB are needed"
+            yield f"disk: {place} has {free >> 20} MB free, and {needed[place] >> 20} MB are needed: free space there"
 
 
 def in_the_way(old: str, new: str, keep: list[str]) -> Iterator[str]:
     """Problems that prevent the upgrade, a sentence each. :raises CommandFailed: if apt or dpkg fails."""
     if held := run(["apt-mark", "showhold"]).split():
-        yield f"held packages: {', '.join(held)} (apt-mark unhold {' '.join(held)})"
+        yield f"held packages: {', '.join(held)}: run apt-mark unhold {' '.join(held)}"
     if run(["dpkg", "--audit"]):
         yield "packages are half installed (dpkg --audit lists them): run dpkg --configure -a"
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
@@ -144,7 +144,7 @@ def in_the_way(old: str, new: str, keep: list[str]) -> Iterator[str]:
         changes = re.findall(r"(?m)^(Inst|Remv) (\S+)", run([*apt, "--simulate", "full-upgrade"]))
         uris = run([*apt, "--print-uris", "full-upgrade"])
     if lost := [name for what, name in changes if what == "Remv" and name in keep]:
-        yield f"the upgrade would remove {', '.join(lost)}"
+        yield f"the upgrade would remove {', '.join(lost)}: remove the packages that conflict with Debian 13's version"
     kernel = any(name.startswith("linux-image-") for _what, name in changes)
     yield from no_space(sum(map(int, re.findall(r"(?m)^'\S+' \S+ (\d+)", uris))), kernel)
 

@@ -113,4 +113,4 @@ def test_no_space(apt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror(apt, "debian", "Debian", "trixie")
     usage = shutil.disk_usage("/")._replace(free=499 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _place: usage)
-    assert problems()[0] == "disk: / has 499 MB free, and 500 MB are needed"
+    assert problems()[0] == "disk: / has 499 MB free, and 500 MB are needed: free space there"
