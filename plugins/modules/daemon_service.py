@@ -207,12 +207,12 @@ def main() -> None:
         bring_up(wanted)
     except (CommandFailed, NotReady) as error:
         said = journal_end([service, *wanted["companions"]])
-        text = f"{service} does not come up ({error}). The end of its journal:\n{said}"
+        text = f"{service} does not start ({error}). The end of its journal:\n{said}"
         if restored := previous.restore():
             reload_systemd_for(restored)
             lack = bring_back(wanted)
-            outcome = f", but it does not run with them either: {lack}" if lack else " and the service runs with them."
-            text += f"\nThe previous files are back{outcome}"
+            outcome = f"but the service does not run with them either: {lack}" if lack else "and the service runs with them."
+            text += f"\nThe previous files were restored, {outcome}"
         module.fail_json(msg=text, restored=restored)
     if wanted["wait"]:
         previous.forget()

@@ -317,7 +317,10 @@ def restore_mailbox(snapshot: Snapshot, address: str, mail_dir: Path) -> str:
     try:
         run(["restic", "restore", "--no-lock", snapshot["id"], "--target", str(target), "--include", str(home)])
         if not (target / home.relative_to("/")).is_dir():
-            raise CommandFailed(f"mail_restore_mailbox: this backup has no mailbox of {address}")
+            raise CommandFailed(
+                f"mail_restore_mailbox: this backup has no mailbox of {address}; choose another backup with "
+                "mail_restore_snapshot"
+            )
         uid, gid = user_id(MAILBOX_USER), group_id(MAILBOX_USER)
         if uid is None or gid is None:
             raise CommandFailed(f"there is no user {MAILBOX_USER} on this host: run site first")

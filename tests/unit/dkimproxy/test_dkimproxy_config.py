@@ -126,8 +126,8 @@ def test_all_mistakes_are_named_at_once(load):
         ("keyfile KEYS/none.pem", "conf:5: key file .*none.pem: No such file"),
         ("keyfile TMP/dkimproxy_out.conf", "dkimproxy_out.conf: must be an unencrypted private key in PEM"),
         ("keyfile TMP/curve.pem", "curve.pem: must be an unencrypted private key in PEM"),
-        ("keyfile TMP/open.pem", "open.pem is open to every user"),
-        ("keyfile TMP/group.pem", "group.pem is open to changes by its group; its mode must be 0640"),
+        ("keyfile TMP/open.pem", "open.pem is accessible to every user"),
+        ("keyfile TMP/group.pem", "group.pem is writable by its group; its mode must be 0640"),
         ("keyfile KEYS/ed.pem\nsignature dkim(a=rsa-sha256)", "is for ed25519-sha256"),
         (
             "keyfile KEYS/rsa.pem\nsignature dkim(d=example.net)\ndomain example.com",

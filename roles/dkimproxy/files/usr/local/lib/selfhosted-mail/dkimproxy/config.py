@@ -246,7 +246,7 @@ class _Reader:
         match = re.fullmatch(r"(\w+)(?:\((.*)\))?", text)
         kind = match[1].lower() if match else ""
         if not match or kind not in ("dkim", "domainkeys"):
-            raise ValueError(f"'{text}' is no signature: write dkim(...)")
+            raise ValueError(f"'{text}' is not a signature: write dkim(...)")
         if kind == "domainkeys":
             self._legacy(where, "DomainKeys signatures are not supported", "delete the line, or use dkim(...)")
             return None
