@@ -211,7 +211,7 @@ def main() -> None:
         if restored := previous.restore():
             reload_systemd_for(restored)
             lack = bring_back(wanted)
-            outcome = f"but the service does not run with them either: {lack}" if lack else "and the service runs with them."
+            outcome = f"but the service does not run with them either: {lack}" if lack else "and it runs with them."
             text += f"\nThe previous files were restored, {outcome}"
         module.fail_json(msg=text, restored=restored)
     if wanted["wait"]:

@@ -103,7 +103,7 @@ def test_a_configuration_that_does_not_start_is_taken_back(probe: Host) -> None:
     result = service(probe, "restarted")
     assert result["failed"]
     assert "no such option" in result["msg"]
-    assert "The previous files were restored, and the service runs with them" in result["msg"]
+    assert "The previous files were restored, and it runs with them" in result["msg"]
     assert result["restored"] == ["/etc/probe/start"]
     assert probe.says("cat", "/etc/probe/start") == SERVES
     assert probe.says("systemctl", "is-active", "probe.service") == "active\n"
