@@ -255,12 +255,12 @@ def main() -> None:
     try:
         said = log_in(wanted)
     except (Refused, TimeoutError) as error:
-        silent = isinstance(error, TimeoutError)
-        message = f"{relay} {'does not answer' if silent else 'cannot be used for outgoing mail'}: {error}"
+        unanswered = isinstance(error, TimeoutError)
+        message = f"{relay} {'does not answer' if unanswered else 'cannot be used for outgoing mail'}: {error}"
         if wanted["required"]:
             module.fail_json(msg=message)
         module.warn(message)
-        module.exit_json(changed=False, accepted=None if silent else False, msg=message)
+        module.exit_json(changed=False, accepted=None if unanswered else False, msg=message)
     null_sender = {"2": True, "5": False}.get(said["null"][:1])
     message = f"{relay} accepts the login: {said['login']} ({said['tls']}); null sender: {said['null'] or 'no answer'}"
     if null_sender is False:
