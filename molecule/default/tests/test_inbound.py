@@ -12,6 +12,7 @@ from email.message import EmailMessage
 import pytest
 
 from testbed import imap, smtp
+from testbed.containers import wait_for
 from testbed.servers import FRIEND, STRANGER, Server, both
 from testbed.signatures import Peer
 
@@ -81,6 +82,22 @@ def test_one_copy_of_a_transaction(server: Server) -> None:
         found = imap.messages(server.ip, quinn.address, quinn.password)
         ours = [parsed(raw)["Delivered-To"] for raw in found if str(message["Message-ID"]).encode() in raw]
         assert sorted(map(str.lower, ours)) == sorted([quinn.address, f"quinn+news@{domain}"] * number)
+
+
+@both
+def test_a_delivery_that_fails_on_this_host_waits(server: Server) -> None:
+    """The lock of the mailbox cannot be opened, as on a disk without inodes. Dovecot has not refused the message."""
+    lock = server.sh("echo /tmp/systemd-private-*-opensmtpd.service-*/tmp") + "/quinn"
+    server.sh(f"rm -f {lock}; install -m 000 /dev/null {lock}")
+    message = smtp.compose(STRANGER, [server.quinn.address])
+    try:
+        smtp.deliver(server.ip, STRANGER, [server.quinn.address], message)
+        wait_for(lambda: "cannot open lock file" in server.queue(), what="the message waits")
+    finally:
+        server.run("rm", lock)
+    [waits] = [row.partition("|")[0] for row in server.queue().splitlines() if server.quinn.address in row]
+    server.run("smtpctl", "schedule", waits)
+    server.mailbox(server.quinn, str(message["Message-ID"]))
 
 
 @both
