@@ -208,4 +208,5 @@ def test_a_host_with_mail_of_its_own_is_refused() -> None:
 def test_nothing_to_restore_is_refused() -> None:
     assert "mail_restore_snapshot" in NEW12.playbook(RESTORE, None, True).output
     assert "mail_backup_repository" in NEW12.playbook(RESTORE, {**LATEST, "mail_backup_repository": ""}, True).output
-    assert "has no such backup" in NEW12.playbook(RESTORE, {**LATEST, "mail_hostname": "mail.elsewhere.test"}, True).output
+    elsewhere = {**LATEST, "mail_hostname": "mail.elsewhere.test"}
+    assert "has no such backup" in NEW12.playbook(RESTORE, elsewhere, True).output
